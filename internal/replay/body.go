@@ -1,0 +1,324 @@
+// Package replay has a request body that can be sent twice.
+//
+// A [Body] keeps what the first attempt reads while it reads it, and never
+// reads ahead. When a response has refused the first attempt, [Body.Hold] stops it
+// at its next Read until it is decided what happens: [Body.Release] lets it go
+// on, [Body.Next] cuts it off and makes the second attempt, which reads what was
+// kept and then the rest; [Body.Close] gives up.
+package replay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// ErrCut is what an attempt reads that another one has replaced. It is not io.EOF,
+// which would make a shortened body look whole.
+var ErrCut = errors.New("tokentripper: this attempt was given up, the request is sent again")
+
+var errClosed = errors.New("tokentripper: read of a closed request body")
+
+// Limits bound the memory of recordings, in bytes.
+type Limits struct {
+	Body  int64 // of one; zero or less: nothing is recorded
+	Total int64 // of all that share the Budget
+}
+
+// A Body is a caller's request body, recorded. A nil Body stands for one that
+// needs no recording, or must not be recorded: its methods work on the request.
+type Body struct {
+	src    io.ReadCloser
+	limits Limits
+	budget *Budget
+	first  attempt
+
+	mu      sync.Mutex // guards what follows and the attempts
+	cond    sync.Cond  // signalled when any of it changes
+	live    *attempt   // the one that may read and, once decided, closes src
+	decided bool       // live is the last attempt: nothing more is kept
+	held    bool       // live waits before its next Read
+	reading bool       // a Read of src is in progress, perhaps by an attempt that was cut off
+	end     error      // what src ended with
+	closed  bool       // src was closed
+
+	chunks  [][]byte
+	size    int64 // bytes in chunks
+	taken   int64 // from the budget
+	dropped bool  // the recording is no longer whole
+	done    bool  // what was taken has been given back for good
+}
+
+// New returns the Body of req: nil if req has none, can make another by
+// GetBody, or if limits allow no recording.
+func New(req *http.Request, limits Limits, budget *Budget) *Body {
+	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil || limits.Body <= 0 {
+		return nil
+	}
+	b := &Body{src: req.Body, limits: limits, budget: budget}
+	b.cond.L = &b.mu
+	b.first.body, b.live = b, &b.first
+	return b
+}
+
+// First returns the body to send with the first attempt.
+func (b *Body) First(req *http.Request) io.ReadCloser {
+	if b == nil {
+		return req.Body
+	}
+	return &b.first
+}
+
+// Hold makes the first attempt wait before its next Read, if the body can be sent
+// again; else it reports false and the attempt goes on. What it reports stays true:
+// from here on the recording is not dropped.
+func (b *Body) Hold(req *http.Request) bool {
+	if b == nil {
+		return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
+	return b.held
+}
+
+// Release lets the first attempt go on alone. The caller's body is closed when that is.
+func (b *Body) Release() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.held, b.decided = false, true
+	b.drop()
+	closeNow := b.live.closed
+	b.cond.Broadcast()
+	b.mu.Unlock()
+	if closeNow {
+		b.closeSource()
+	}
+}
+
+// Next is the second attempt, which ends the first. Sent tells whether the first had read
+// the whole body, Reading whether a Read of the caller's body is in progress.
+type Next struct {
+	Body          io.ReadCloser
+	Sent, Reading bool
+}
+
+// Next cuts off the first attempt and returns the next, to be called after
+// Hold reported true. It fails only if the request's GetBody does, and then
+// nothing has changed.
+func (b *Body) Next(req *http.Request) (Next, error) {
+	if b == nil {
+		body := req.Body
+		if body != nil && body != http.NoBody {
+			var err error
+			if body, err = req.GetBody(); err != nil {
+				return Next{}, err
+			}
+		}
+		return Next{Body: body, Sent: true}, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sent := b.live.ended
+	b.live = &attempt{body: b}
+	b.held, b.decided = false, true
+	b.cond.Broadcast()
+	return Next{Body: b.live, Sent: sent, Reading: b.reading}, nil
+}
+
+// Idle waits until no Read of the caller's body is in progress, or ctx ends.
+func (b *Body) Idle(ctx context.Context) error {
+	if b == nil {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.cond.Broadcast()
+	})
+	defer stop()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.reading && ctx.Err() == nil {
+		b.cond.Wait()
+	}
+	return ctx.Err()
+}
+
+// Close cuts off every attempt and closes the caller's body.
+func (b *Body) Close() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.live, b.held, b.decided = nil, false, true
+	b.drop()
+	b.cond.Broadcast()
+	b.mu.Unlock()
+	b.closeSource()
+}
+
+// Done gives back the memory budget. Attempts may go on.
+func (b *Body) Done() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done = true
+	b.giveBack()
+}
+
+func (b *Body) closeSource() error {
+	b.mu.Lock()
+	closed := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return nil
+	}
+	return b.src.Close()
+}
+
+// An attempt is the body as one request sees it.
+type attempt struct {
+	body   *Body
+	chunk  int   // where in the recording the next Read begins:
+	offset int   // in which chunk, and where in it
+	read   int64 // bytes that Read has returned
+	ended  bool  // Read has returned io.EOF
+	closed bool
+}
+
+// Read returns what was kept, then reads on from the caller's body.
+func (a *attempt) Read(p []byte) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	for a.mustWait() {
+		b.cond.Wait()
+	}
+	n, err, found := a.recorded(p)
+	b.reading = b.reading || !found
+	b.mu.Unlock()
+	if found {
+		return n, err
+	}
+	n, err = b.src.Read(p)
+	return a.arrived(p, n, err)
+}
+
+func (a *attempt) mustWait() bool {
+	b := a.body
+	return b.live == a && !a.closed && (b.held || b.reading && a.read >= b.size)
+}
+
+// recorded answers a Read without the caller's body, if it can.
+func (a *attempt) recorded(p []byte) (n int, err error, found bool) {
+	b := a.body
+	switch {
+	case a.closed:
+		return 0, errClosed, true
+	case b.live != a:
+		return 0, ErrCut, true
+	case a.read < b.size:
+		return a.copy(p), nil, true
+	case b.end != nil:
+		a.ended = b.end == io.EOF
+		return 0, b.end, true
+	}
+	return 0, nil, false
+}
+
+func (a *attempt) copy(p []byte) int {
+	chunks := a.body.chunks
+	if a.offset == len(chunks[a.chunk]) {
+		a.chunk, a.offset = a.chunk+1, 0
+	}
+	n := copy(p, chunks[a.chunk][a.offset:])
+	a.offset += n
+	a.read += int64(n)
+	return n
+}
+
+// arrived takes what a Read of the caller's body returned. If this attempt was cut
+// off meanwhile, it belongs to the next.
+func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.cond.Broadcast()
+	b.reading = false
+	b.end = err
+	cut := b.live != a
+	if !b.dropped && (cut || !b.decided) && !b.keep(p[:n], cut || b.held) {
+		b.drop()
+	}
+	if cut {
+		return 0, ErrCut
+	}
+	a.read += int64(n)
+	a.ended = err == io.EOF
+	return n, err
+}
+
+// Close closes the caller's body if this is the last attempt. If that is not
+// decided yet, it is only noted.
+func (a *attempt) Close() error {
+	b := a.body
+	b.mu.Lock()
+	a.closed = true
+	last := b.decided && b.live == a
+	b.cond.Broadcast()
+	b.mu.Unlock()
+	if last {
+		return b.closeSource()
+	}
+	return nil
+}
+
+// keep records p, within the bounds unless force is set.
+func (b *Body) keep(p []byte, force bool) bool {
+	for len(p) > 0 {
+		last := len(b.chunks) - 1
+		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
+			if !b.grow(force) {
+				return false
+			}
+			last++
+		}
+		c := b.chunks[last]
+		n := min(len(p), cap(c)-len(c))
+		b.chunks[last] = append(c, p[:n]...)
+		b.size += int64(n)
+		p = p[n:]
+	}
+	return true
+}
+
+// grow adds a chunk: the first of 4 KiB, each twice the one before, up to 256 KiB.
+func (b *Body) grow(force bool) bool {
+	n := int64(4<<10) << min(len(b.chunks), 6)
+	if !force {
+		n = min(n, b.limits.Body-b.taken)
+		if n <= 0 || !b.budget.take(n, b.limits.Total) {
+			return false
+		}
+		b.taken += n
+	}
+	b.chunks = append(b.chunks, make([]byte, 0, n))
+	return true
+}
+
+func (b *Body) drop() {
+	b.chunks, b.size, b.dropped = nil, 0, true
+	b.giveBack()
+}
+
+func (b *Body) giveBack() {
+	b.budget.give(b.taken)
+	b.taken = 0
+}

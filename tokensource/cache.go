@@ -1,0 +1,450 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// A Cache keeps one token of the Source below it, and refreshes it once for
+// everybody: when it has expired, when a server has refused it, and early,
+// between 55 and 90 percent of its lifetime, while nobody waits.
+//
+// A refresh belongs to none of its callers: each leaves when its own context ends,
+// the refresh goes on for the others, and a refresh token that was rotated
+// meanwhile is not lost. There is at most one call of the Source at a time.
+//
+// After a failure the Source is left alone for a while: at first for 0.1 to 0.2 s,
+// longer by half each time, at most 100 s, or for as long as the server's Retry-After
+// says, at most 5 minutes. Meanwhile Token returns the token if it is still good,
+// else the remembered error. An error that wraps [ErrReauthenticate] is final
+// until [Cache.Set], unless the Source has a Set method itself.
+//
+// A Cache needs only its Source, is safe for concurrent use, and has nothing to
+// close. It must not be copied after its first use.
+type Cache struct {
+	// Source obtains the tokens. It is called with the Cache's own current
+	// token as old.
+	Source Source
+
+	// Timeout bounds a refresh. Zero means 30 s. The context that the Source
+	// gets ends then; callers are told even if the Source goes on.
+	Timeout time.Duration
+
+	// OnRefresh, if not nil, is told of every refresh that ended. It is called in a
+	// goroutine of its own and may call the Cache.
+	OnRefresh func(Refresh)
+
+	ready atomic.Pointer[ready]
+	group singleflight.Group
+
+	mu       sync.Mutex // guards what follows, and every change of ready
+	current  *Token     // nil before the first and after Forget
+	until    time.Time  // current is served until then; zero means for ever
+	earlyAt  time.Time  // when to refresh current early; zero means never
+	flight   *flight    // the refresh that callers wait for
+	call     *call      // the call of Source that has not returned
+	epoch    int        // counts Set and Forget: calls begun before are void
+	failures int        // refreshes in a row that brought nothing new
+	retryAt  time.Time  // Source is left alone until then
+	err      error      // what the last refresh ended with
+	final    error      // why nothing but Set can help
+}
+
+// A Refresh is what [Cache.OnRefresh] is told.
+type Refresh struct {
+	Cause    Cause
+	Duration time.Duration // from the moment the first caller needed it
+	Waiters  int           // callers that waited for it; those that left early count too
+	Err      error         // nil if a token came
+}
+
+// A Cause is why a token was refreshed.
+type Cause string
+
+// The causes of a refresh.
+const (
+	Expired Cause = "expired" // there was no good token
+	Early   Cause = "early"   // the token had passed a part of its life
+	Refused Cause = "refused" // a server refused the token
+)
+
+// ready is what Token returns without a lock, until the moment named; zero
+// means for ever.
+type ready struct {
+	token *Token
+	until time.Time
+}
+
+// A flight is a refresh as its callers see it.
+type flight struct {
+	cause   Cause
+	began   time.Time
+	cancel  context.CancelFunc
+	run     func() (any, error)
+	waiters int
+	held    bool // callers that would take any good token wait, too
+	token   *Token
+	err     error
+}
+
+// A call is one call of the Source. It outlives its flight if the Source ignores
+// its context.
+type call struct {
+	epoch int
+	cause Cause
+	began time.Time
+	done  chan struct{}
+	token *Token
+	err   error
+}
+
+// errSuperseded tells those who wait that Set or Forget was called: look again.
+var errSuperseded = errors.New("tokensource: superseded")
+
+// Token returns the current token if it is good and another one than old. Otherwise it
+// waits for a refresh, until ctx ends. It returns old again if the Source
+// has no other.
+//
+// While a refresh runs because a server refused the token, everybody waits for
+// it, provided that the one before succeeded. If it fails, callers without
+// old get the current token as long as it is good.
+//
+// The error is ctx's, the Source's, or one that wraps
+// context.DeadlineExceeded when Timeout has passed.
+func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
+	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Now().Before(r.until)) {
+		return r.token, nil
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		token, result, err := c.look(ctx, old)
+		if result == nil {
+			return token, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case r := <-result:
+			if r.Err == errSuperseded {
+				continue
+			}
+			if r.Err != nil {
+				return c.insteadOf(r.Err, old)
+			}
+			return r.Val.(*Token), nil
+		}
+	}
+}
+
+// look decides: a token or an error at once, or the result of a flight to wait for.
+func (c *Cache) look(ctx context.Context, old *Token) (*Token, <-chan singleflight.Result, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	refused := c.current.same(old)
+	usable := c.usable(now)
+	switch {
+	case usable && !refused && !c.holding():
+		if c.flight == nil && c.final == nil && !c.earlyAt.IsZero() && !now.Before(later(c.earlyAt, c.retryAt)) {
+			c.start(ctx, Early, now)
+		}
+		c.publish(now)
+		return c.current, nil, nil
+	case c.flight != nil:
+	case c.final != nil:
+		return nil, nil, c.final
+	case now.Before(c.retryAt) && c.err == nil:
+		return c.current, nil, nil
+	case now.Before(c.retryAt):
+		return nil, nil, c.err
+	case usable && refused:
+		c.start(ctx, Refused, now)
+	default:
+		c.start(ctx, Expired, now)
+	}
+	return nil, c.join(refused, now), nil
+}
+
+// insteadOf answers a caller whose refresh failed.
+func (c *Cache) insteadOf(err error, old *Token) (*Token, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.usable(time.Now()) && !c.current.same(old) {
+		return c.current, nil
+	}
+	return nil, err
+}
+
+// usable reports whether current may be served at now; c.mu is held.
+func (c *Cache) usable(now time.Time) bool {
+	return c.current != nil && c.current.AccessToken != "" && (c.until.IsZero() || now.Before(c.until))
+}
+
+// holding reports whether everybody waits for the flight; c.mu is held.
+func (c *Cache) holding() bool { return c.flight != nil && c.flight.held }
+
+// start begins a flight; c.mu is held.
+func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout())
+	f := &flight{cause: cause, began: now, cancel: cancel}
+	f.run = func() (any, error) { return c.fly(ctx, f) }
+	c.flight = f
+	c.group.DoChan("", f.run)
+}
+
+// join waits for the flight; c.mu is held. The group has a flight for exactly as long
+// as c.flight is one: see settle.
+func (c *Cache) join(refused bool, now time.Time) <-chan singleflight.Result {
+	c.flight.waiters++
+	if refused && c.failures == 0 {
+		c.flight.held = true
+		c.publish(now)
+	}
+	return c.group.DoChan("", c.flight.run)
+}
+
+// fly waits for a call of the Source that belongs to this flight, makes
+// one if none is under way, and answers the flight's callers.
+func (c *Cache) fly(ctx context.Context, f *flight) (any, error) {
+	defer f.cancel()
+	for {
+		call := c.callFor(ctx, f)
+		if call != nil {
+			select {
+			case <-call.done:
+			case <-ctx.Done():
+			}
+		}
+		c.mu.Lock()
+		if c.flight == f && ctx.Err() != nil {
+			c.settle(f.cause, f.began, nil, fmt.Errorf("tokensource: no token came within %v: %w", c.timeout(), ctx.Err()))
+		}
+		over, token, err := c.flight != f, f.token, f.err
+		c.mu.Unlock()
+		if over {
+			return token, err
+		}
+		// The call was begun before a Set or Forget, and is void.
+	}
+}
+
+// callFor returns the call under way, or begins one; nil if the flight is over.
+func (c *Cache) callFor(ctx context.Context, f *flight) *call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight != f {
+		return nil
+	}
+	if c.call == nil {
+		c.call = &call{epoch: c.epoch, cause: f.cause, began: time.Now(), done: make(chan struct{})}
+		go c.invoke(ctx, c.call, c.current)
+	}
+	return c.call
+}
+
+// invoke calls the Source, in a goroutine that it may end or never let go.
+func (c *Cache) invoke(ctx context.Context, k *call, old *Token) {
+	defer c.returned(k)
+	defer func() {
+		if r := recover(); r != nil {
+			k.err = fmt.Errorf("tokensource: the source panicked: %v", r)
+		}
+	}()
+	k.err = errors.New("tokensource: the source called runtime.Goexit")
+	if c.Source == nil {
+		k.err = errors.New("tokensource: Cache.Source is nil")
+		return
+	}
+	k.token, k.err = c.Source.Token(ctx, old)
+}
+
+// returned takes what the Source returned. A token is welcome even if
+// nobody waits any more: its refresh token may be the only one that works.
+func (c *Cache) returned(k *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer close(k.done)
+	c.call = nil
+	if k.epoch != c.epoch || k.err != nil && c.flight == nil {
+		return
+	}
+	if k.err == nil {
+		k.err = k.token.check()
+	}
+	if k.err == nil {
+		k.token = k.token.withLifetime(k.began)
+	}
+	began := k.began
+	if c.flight != nil {
+		began = c.flight.began
+	}
+	c.settle(k.cause, began, k.token, k.err)
+}
+
+// settle ends the flight, if there is one, with a token or an error; c.mu is held.
+func (c *Cache) settle(cause Cause, began time.Time, token *Token, err error) {
+	now := time.Now()
+	event := Refresh{Cause: cause, Duration: now.Sub(began), Err: err}
+	if err == nil {
+		c.adopt(token, began, now)
+	} else {
+		c.fail(err, now)
+	}
+	if f := c.flight; f != nil {
+		f.token, f.err = token, err
+		event.Cause, event.Waiters = f.cause, f.waiters
+		c.land()
+	}
+	c.publish(now)
+	if c.OnRefresh != nil {
+		go c.OnRefresh(event)
+	}
+}
+
+// land ends the flight for those who come next; c.mu is held.
+func (c *Cache) land() {
+	c.flight = nil
+	c.group.Forget("")
+}
+
+// adopt makes token the current one; c.mu is held. A token that is not new, or
+// has expired already, is served all the same, for clocks may be wrong; the
+// Source is then asked again as rarely as after a failure.
+func (c *Cache) adopt(token *Token, began, now time.Time) {
+	stale := token.same(c.current) && !token.RefreshAt.After(now) || !token.good(now)
+	c.current, c.until, c.earlyAt = token, token.Expiry, token.drawEarly(began, now)
+	c.err, c.final = nil, nil
+	if !stale {
+		c.failures, c.retryAt = 0, time.Time{}
+		return
+	}
+	c.space(now, 0)
+	if !token.good(now) {
+		c.until = c.retryAt
+	}
+}
+
+// fail remembers a failure; c.mu is held.
+func (c *Cache) fail(err error, now time.Time) {
+	c.err = err
+	if _, ok := c.Source.(setter); !ok && errors.Is(err, ErrReauthenticate) {
+		c.final = err
+		return
+	}
+	var floor time.Duration
+	if e, ok := errors.AsType[*EndpointError](err); ok {
+		floor = e.RetryAfter
+	}
+	c.space(now, floor)
+}
+
+// space draws how long the Source is left alone; c.mu is held. These numbers meet both one client's
+// short outage and a fleet's, and the stretch keeps a fleet apart that was told
+// the same Retry-After.
+func (c *Cache) space(now time.Time, floor time.Duration) {
+	wait := min(0.2*math.Pow(1.5, float64(c.failures)), 100) * (0.5 + 0.5*rand.Float64())
+	least := min(floor, 4*time.Minute).Seconds() * (1 + 0.25*rand.Float64())
+	c.failures++
+	c.retryAt = now.Add(time.Duration(max(wait, least) * float64(time.Second)))
+}
+
+// publish tells what Token may return without a lock; c.mu is held.
+func (c *Cache) publish(now time.Time) {
+	if !c.usable(now) || c.holding() {
+		c.ready.Store(nil)
+		return
+	}
+	until := c.until
+	if c.flight == nil && c.final == nil && !c.earlyAt.IsZero() {
+		if at := later(c.earlyAt, c.retryAt); until.IsZero() || at.Before(until) {
+			until = at
+		}
+	}
+	c.ready.Store(&ready{c.current, until})
+}
+
+// Set makes token the current one, after a login. It ends a refresh in flight and wins over
+// it; those who wait look again. A token with a refresh token alone is
+// exchanged at the next call of Token. The token is handed on to a Source
+// that has a Set method, whose error is returned.
+func (c *Cache) Set(ctx context.Context, token *Token) error {
+	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
+		return errors.New("tokensource: Set needs an access token or a refresh token")
+	}
+	if token.AccessToken != "" {
+		if err := token.check(); err != nil {
+			return err
+		}
+	}
+	c.reset(token, nil)
+	if s, ok := c.Source.(setter); ok {
+		return s.Set(ctx, token)
+	}
+	return nil
+}
+
+// Forget drops the token, after a logout. It ends a refresh in flight and wins
+// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not asked.
+// A Source that has a Forget method is told, and its error is returned.
+func (c *Cache) Forget(ctx context.Context) error {
+	c.reset(nil, ErrReauthenticate)
+	if s, ok := c.Source.(setter); ok {
+		return s.Forget(ctx)
+	}
+	return nil
+}
+
+func (c *Cache) reset(token *Token, final error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.epoch++
+	if f := c.flight; f != nil {
+		f.err = errSuperseded
+		c.land()
+		f.cancel()
+	}
+	c.current, c.until, c.earlyAt = token, time.Time{}, time.Time{}
+	if token != nil {
+		c.until, c.earlyAt = token.Expiry, token.drawEarly(now, now)
+	}
+	c.failures, c.retryAt, c.err, c.final = 0, time.Time{}, nil, final
+	c.publish(now)
+}
+
+func (c *Cache) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	return 30 * time.Second
+}
+
+// drawEarly draws the moment of the early refresh of a token that was asked for at
+// began. The wide window spreads a fleet that was started together.
+func (t *Token) drawEarly(began, now time.Time) time.Time {
+	switch {
+	case t.RefreshAt.After(now):
+		return t.RefreshAt
+	case t.Expiry.IsZero():
+		return time.Time{}
+	}
+	life := float64(t.Expiry.Sub(began))
+	return began.Add(time.Duration(life * (0.55 + 0.35*rand.Float64())))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,265 @@
+package tokensource
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/origin"
+)
+
+// An Endpoint is an authorization server's token endpoint and how this client
+// authenticates there (RFC 6749 sections 2.3 and 3.2).
+//
+// Printed, logged or marshalled in any way, an Endpoint shows no secret.
+type Endpoint struct {
+	// URL is the token endpoint. It must be https, unless the host is loopback
+	// or AllowHTTP is set.
+	URL string
+
+	// ClientID names the client.
+	ClientID string
+
+	// ClientSecret authenticates the client, by HTTP Basic
+	// (client_secret_basic). Empty means a public client.
+	ClientSecret string
+
+	// ClientSecretPost sends the secret in the form instead
+	// (client_secret_post), for servers that know no Basic.
+	ClientSecretPost bool
+
+	// Params are sent with every request, beside those of the grant, which
+	// win: audience, resource and the like. Nil means none.
+	Params url.Values
+
+	// Client sends the requests; nil means http.DefaultClient. Redirects are
+	// never followed, whatever its CheckRedirect.
+	Client *http.Client
+
+	// AllowHTTP allows the client's secret and tokens to travel unencrypted.
+	AllowHTTP bool
+}
+
+// maxReply is how much of a reply is read.
+const maxReply = 1 << 20
+
+// Exchange sends one token request, the way for a grant that this package does not
+// have: form holds its grant_type and parameters. It returns an
+// [EndpointError] for the server's refusal or an unusable reply, and an error
+// without the URL, which may hold secrets, where no reply came.
+func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
+	sent := url.Values{}
+	for _, values := range []url.Values{e.Params, form} {
+		for k, v := range values {
+			sent[k] = v
+		}
+	}
+	req, err := e.request(ctx, sent)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	resp, err := e.client().Do(req)
+	if err != nil {
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return nil, fmt.Errorf("tokensource: token endpoint: %w", err)
+	}
+	defer resp.Body.Close()
+	token, err := read(resp, began)
+	if refusal, ok := errors.AsType[*EndpointError](err); ok {
+		refusal.redact(sent, e.ClientSecret)
+	}
+	return token, err
+}
+
+func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, error) {
+	u, err := url.Parse(e.URL)
+	if err != nil || u.Host == "" {
+		return nil, errors.New("tokensource: Endpoint.URL is not an absolute URL")
+	}
+	if !e.AllowHTTP && !origin.Private(u) {
+		return nil, fmt.Errorf("tokensource: Endpoint.URL: %s to %s is not encrypted, and Endpoint.AllowHTTP is not set", u.Scheme, u.Host)
+	}
+	basic := e.ClientSecret != "" && !e.ClientSecretPost
+	if !basic && e.ClientID != "" {
+		form.Set("client_id", e.ClientID)
+	}
+	if e.ClientSecret != "" && e.ClientSecretPost {
+		form.Set("client_secret", e.ClientSecret)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, errors.New("tokensource: Endpoint.URL is not a URL")
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	if basic {
+		// RFC 6749 section 2.3.1 encodes both first.
+		req.SetBasicAuth(url.QueryEscape(e.ClientID), url.QueryEscape(e.ClientSecret))
+	}
+	return req, nil
+}
+
+// client follows no redirect: http.Client would send the form, and with 307
+// the secrets in it, wherever it is told.
+func (e Endpoint) client() *http.Client {
+	client := *http.DefaultClient
+	if e.Client != nil {
+		client = *e.Client
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &client
+}
+
+// String tells the URL's host and the client's id, no secret.
+func (e Endpoint) String() string {
+	host := ""
+	if u, err := url.Parse(e.URL); err == nil {
+		host = u.Host
+	}
+	return fmt.Sprintf("token endpoint at %q, client %q", host, e.ClientID)
+}
+
+// Format writes [Endpoint.String], whatever the verb.
+func (e Endpoint) Format(s fmt.State, verb rune) { io.WriteString(s, e.String()) }
+
+// MarshalText returns [Endpoint.String], so that JSON, XML and slog show no secret.
+func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// A reply is a token endpoint's answer (RFC 6749 sections 5.1 and 5.2).
+type reply struct {
+	AccessToken  string  `json:"access_token"`
+	TokenType    string  `json:"token_type"`
+	RefreshToken string  `json:"refresh_token"`
+	ExpiresIn    seconds `json:"expires_in"`
+	RefreshIn    seconds `json:"refresh_in"`
+	Error        string  `json:"error"`
+	Description  string  `json:"error_description"`
+	URI          string  `json:"error_uri"`
+}
+
+// seconds is a lifetime as servers send it: a number, a string, a float. What cannot
+// be one is zero, a lifetime that nobody knows: an error here
+// would throw a new refresh token away.
+type seconds time.Duration
+
+func (s *seconds) UnmarshalJSON(data []byte) error {
+	f, err := strconv.ParseFloat(strings.Trim(string(data), `" `), 64)
+	if err == nil && f > 0 {
+		*s = seconds(min(f, maxLifetime.Seconds()) * float64(time.Second))
+	}
+	return nil
+}
+
+// read makes a token of the reply to a request that was sent at began.
+func read(resp *http.Response, began time.Time) (*Token, error) {
+	fail := func(err error) error {
+		return &EndpointError{StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Err: err}
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	good := resp.StatusCode >= 200 && resp.StatusCode <= 299
+	switch {
+	case err != nil:
+		return nil, fail(fmt.Errorf("reply: %w", err))
+	case len(body) > maxReply:
+		return nil, fail(fmt.Errorf("reply: more than %d bytes", maxReply))
+	}
+	r, err := parse(resp.Header.Get("Content-Type"), body)
+	switch {
+	case err != nil && !good: // the status says enough
+		return nil, fail(nil)
+	case err != nil:
+		return nil, fail(err)
+	case !good || r.Error != "":
+		refusal := fail(nil).(*EndpointError)
+		refusal.Code, refusal.Description, refusal.URI = r.Error, r.Description, r.URI
+		return nil, refusal
+	}
+	token := r.token(began)
+	if err := token.check(); err != nil {
+		return nil, fail(err)
+	}
+	return token.withLifetime(began), nil
+}
+
+func (r reply) token(began time.Time) *Token {
+	t := &Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken}
+	if r.ExpiresIn > 0 {
+		t.Expiry = began.Add(time.Duration(r.ExpiresIn))
+	}
+	if r.RefreshIn > 0 && (r.ExpiresIn == 0 || r.RefreshIn < r.ExpiresIn) {
+		t.RefreshAt = began.Add(time.Duration(r.RefreshIn))
+	}
+	return t
+}
+
+// parse reads JSON, or the form that some servers have sent since before the RFC.
+func parse(contentType string, body []byte) (r reply, err error) {
+	body = bytes.TrimSpace(body)
+	media, _, _ := mime.ParseMediaType(contentType)
+	switch {
+	case len(body) == 0:
+		return r, errors.New("reply: empty")
+	case body[0] == '<':
+		return r, errors.New("reply: markup, neither JSON nor a form")
+	case body[0] != '{' && (media == "application/x-www-form-urlencoded" || media == "text/plain"):
+		return parseForm(string(body))
+	}
+	err = json.Unmarshal(body, &r)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return r, fmt.Errorf("reply: %s is of the wrong type", wrong.Field)
+	}
+	if err != nil {
+		return r, errors.New("reply: not valid JSON")
+	}
+	return r, nil
+}
+
+func parseForm(body string) (r reply, err error) {
+	form, err := url.ParseQuery(body)
+	if err != nil {
+		return r, errors.New("reply: not a valid form")
+	}
+	r.AccessToken, r.TokenType, r.RefreshToken = form.Get("access_token"), form.Get("token_type"), form.Get("refresh_token")
+	r.Error, r.Description, r.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
+	r.ExpiresIn.UnmarshalJSON([]byte(form.Get("expires_in")))
+	r.RefreshIn.UnmarshalJSON([]byte(form.Get("refresh_in")))
+	return r, nil
+}
+
+// public names the parameters that are no secrets, and that servers repeat in
+// their error descriptions with good reason.
+var public = map[string]bool{
+	"grant_type": true, "client_id": true, "scope": true, "audience": true, "resource": true,
+}
+
+// redact removes what the request carried from the server's words.
+func (e *EndpointError) redact(form url.Values, clientSecret string) {
+	var pairs []string
+	hide := func(s string) {
+		if s != "" {
+			pairs = append(pairs, s, "[redacted]", url.QueryEscape(s), "[redacted]")
+		}
+	}
+	hide(clientSecret)
+	for name, values := range form {
+		if !public[name] {
+			for _, v := range values {
+				hide(v)
+			}
+		}
+	}
+	r := strings.NewReplacer(pairs...)
+	e.Code, e.Description, e.URI = r.Replace(e.Code), r.Replace(e.Description), r.Replace(e.URI)
+}

@@ -1,0 +1,87 @@
+package tokensource
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// ErrReauthenticate says that no token will come until somebody logs in again
+// and hands the new token to [Cache.Set].
+var ErrReauthenticate = errors.New("tokensource: a new login is needed")
+
+// An EndpointError is a token endpoint's refusal, or a reply of it that
+// cannot be used. It holds nothing of the reply but the fields below, and in them
+// no secret that the request carried.
+type EndpointError struct {
+	// StatusCode is the status of the reply.
+	StatusCode int
+
+	// Code, Description and URI are error, error_description and error_uri of
+	// RFC 6749 section 5.2. Empty where the server sent none.
+	Code, Description, URI string
+
+	// RetryAfter is how long the server wants to be left alone (RFC 9110
+	// section 10.2.3). Zero where it did not say.
+	RetryAfter time.Duration
+
+	// Err tells what is wrong with a reply that is not a refusal.
+	// Nil otherwise.
+	Err error
+}
+
+// Error tells the status and what the server said.
+func (e *EndpointError) Error() string {
+	s := fmt.Sprintf("tokensource: the token endpoint answered %d", e.StatusCode)
+	if e.Code != "" {
+		s += " " + printable(e.Code)
+	}
+	if e.Description != "" {
+		s += ": " + printable(e.Description)
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns Err.
+func (e *EndpointError) Unwrap() error { return e.Err }
+
+// printable shortens what a server says and keeps it on one line of a log.
+func printable(s string) string {
+	if len(s) > 200 {
+		s = s[:200] + "…"
+	}
+	q := strconv.Quote(s)
+	if q == `"`+s+`"` {
+		return s
+	}
+	return q
+}
+
+// retryAfter reads the header as seconds or as a date, which counts from
+// the reply's own Date, for the local clock may be wrong. An absurdly large
+// number is the largest Duration.
+func retryAfter(h http.Header) time.Duration {
+	value := h.Get("Retry-After")
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange) || seconds > math.MaxInt64/uint64(time.Second):
+		return math.MaxInt64
+	case err == nil:
+		return time.Duration(seconds) * time.Second
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return max(0, at.Sub(now))
+}

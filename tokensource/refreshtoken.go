@@ -1,0 +1,64 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// RefreshToken exchanges refresh tokens (RFC 6749 section 6). Put a [Cache]
+// over it: servers that rotate refresh tokens log everybody out when one
+// is sent twice (RFC 9700 section 4.14.2), and the Cache sees to it that none is.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
+type RefreshToken struct {
+	// Endpoint is where, and as whom.
+	Endpoint Endpoint
+
+	// RefreshToken is the initial one, used as long as no token has come
+	// that holds another. Empty if the first token comes by [Cache.Set].
+	RefreshToken string
+
+	// Scopes to ask for. None means those of the refresh token.
+	Scopes []string
+}
+
+// Token exchanges the refresh token of old, or else the initial one. Where the
+// server sends no new refresh token, the token returned keeps the one that was sent.
+//
+// The error wraps [ErrReauthenticate] if there is no refresh token or the server
+// answers invalid_grant. Otherwise it is one of [Endpoint.Exchange].
+func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
+	refresh := r.RefreshToken
+	if old != nil && old.RefreshToken != "" {
+		refresh = old.RefreshToken
+	}
+	if refresh == "" {
+		return nil, fmt.Errorf("%w: there is no refresh token", ErrReauthenticate)
+	}
+	form := grant("refresh_token", r.Scopes)
+	form.Set("refresh_token", refresh)
+	token, err := r.Endpoint.Exchange(ctx, form)
+	if refusal, ok := errors.AsType[*EndpointError](err); ok && refusal.Code == "invalid_grant" {
+		return nil, fmt.Errorf("%w: %w", ErrReauthenticate, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if token.RefreshToken == "" {
+		token.RefreshToken = refresh
+	}
+	return token, nil
+}
+
+// String tells the endpoint, no secret.
+func (r RefreshToken) String() string {
+	return "refresh token [redacted] for the " + r.Endpoint.String()
+}
+
+// Format writes [RefreshToken.String], whatever the verb.
+func (r RefreshToken) Format(s fmt.State, verb rune) { io.WriteString(s, r.String()) }
+
+// MarshalText returns [RefreshToken.String], so that JSON, XML and slog show no secret.
+func (r RefreshToken) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

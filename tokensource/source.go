@@ -1,0 +1,36 @@
+package tokensource
+
+import "context"
+
+// A Source supplies tokens. It is safe for concurrent use.
+type Source interface {
+	// Token returns a token, another one than old if it can. old is the
+	// token that expired or that a server refused; nil means that any good
+	// token will do.
+	//
+	// A Source that has no other token than old returns the same one again:
+	// whoever asked compares AccessToken.
+	Token(ctx context.Context, old *Token) (*Token, error)
+}
+
+// A setter is a Source that keeps tokens, and so wants to hear of a login and
+// of a logout.
+type setter interface {
+	Set(ctx context.Context, token *Token) error
+	Forget(ctx context.Context) error
+}
+
+// Func is a Source made of a function, for a login API of one's own or another
+// library's tokens. Put a [Cache] over it, unless it caches by itself.
+//
+// It returns an error that wraps [ErrReauthenticate] when only a new login
+// can help, and an [EndpointError] with RetryAfter to be left alone for a while.
+type Func func(ctx context.Context, old *Token) (*Token, error)
+
+// Token calls f.
+func (f Func) Token(ctx context.Context, old *Token) (*Token, error) { return f(ctx, old) }
+
+// Static returns a Source of this one token, which it cannot replace.
+func Static(token *Token) Source {
+	return Func(func(context.Context, *Token) (*Token, error) { return token, nil })
+}

@@ -1,0 +1,148 @@
+package tokensource
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// A Token is an access token and what came with it (RFC 6749 section 5.1).
+// Tokens are shared between goroutines: do not change one that a [Source] has returned.
+//
+// Printed, logged or marshalled in any way, a Token shows no secret.
+// To store one, call [Marshal].
+type Token struct {
+	// AccessToken is what requests carry. It is empty in a Token that
+	// only brings a refresh token to [Cache.Set].
+	AccessToken string
+
+	// TokenType is the authentication scheme; empty means Bearer.
+	TokenType string
+
+	// RefreshToken obtains the next token. Empty means that there is none.
+	RefreshToken string
+
+	// Expiry is when the access token expires. Zero means that nobody knows:
+	// it is used until a server refuses it.
+	Expiry time.Time
+
+	// RefreshAt is when to refresh early, while the token is still good.
+	// Zero lets the [Cache] draw the moment.
+	RefreshAt time.Time
+}
+
+// good reports whether the access token can be expected to work at now.
+func (t *Token) good(now time.Time) bool {
+	return t != nil && t.AccessToken != "" && (t.Expiry.IsZero() || now.Before(t.Expiry))
+}
+
+// same reports whether two tokens carry the same access token, as far as
+// there is one: a nil Token is the same as no other.
+func (t *Token) same(u *Token) bool {
+	return t != nil && u != nil && t.AccessToken == u.AccessToken
+}
+
+// check tells why the token cannot go into a header. RFC 6750 section 2.1
+// allows fewer characters than this; real servers use more.
+func (t *Token) check() error {
+	switch {
+	case t == nil:
+		return errors.New("tokensource: the source returned no token")
+	case t.AccessToken == "":
+		return errors.New("tokensource: access_token is empty")
+	}
+	for i := range len(t.AccessToken) {
+		if c := t.AccessToken[i]; c <= ' ' || c >= 0x7f {
+			return fmt.Errorf("tokensource: access_token has the byte %#02x, which no header may carry", c)
+		}
+	}
+	return nil
+}
+
+// String tells the token's type and expiry, no secret.
+func (t Token) String() string {
+	kind := t.TokenType
+	if kind == "" {
+		kind = "Bearer"
+	}
+	if t.Expiry.IsZero() {
+		return kind + " token [redacted]"
+	}
+	return kind + " token [redacted], expires " + t.Expiry.Format(time.RFC3339)
+}
+
+// Format writes [Token.String], whatever the verb.
+func (t Token) Format(s fmt.State, verb rune) { io.WriteString(s, t.String()) }
+
+// MarshalText returns [Token.String], so that JSON, XML and slog show no secret.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText returns an error: what MarshalText wrote has no token in it.
+func (t *Token) UnmarshalText([]byte) error {
+	return errors.New("tokensource: a token is read with tokensource.Unmarshal")
+}
+
+// stored is the JSON that x/oauth2 writes, and refresh_at.
+type stored struct {
+	AccessToken  string    `json:"access_token"`
+	TokenType    string    `json:"token_type,omitempty"`
+	RefreshToken string    `json:"refresh_token,omitempty"`
+	Expiry       time.Time `json:"expiry,omitzero"`
+	RefreshAt    time.Time `json:"refresh_at,omitzero"`
+}
+
+// Marshal returns the token with its secrets as JSON, with the field names of
+// golang.org/x/oauth2, for a place that keeps secrets.
+func Marshal(t *Token) ([]byte, error) {
+	if t == nil {
+		return nil, errors.New("tokensource: Marshal of a nil token")
+	}
+	return json.Marshal(stored(*t))
+}
+
+// Unmarshal reads what [Marshal], or a json.Marshal of an x/oauth2 token, wrote.
+// Unknown fields are ignored. A value that holds neither an access token nor
+// a refresh token is an error.
+func Unmarshal(data []byte) (*Token, error) {
+	var s stored
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("tokensource: stored token: %w", err)
+	}
+	if s.AccessToken == "" && s.RefreshToken == "" {
+		return nil, errors.New("tokensource: stored token: neither access_token nor refresh_token")
+	}
+	t := Token(s)
+	return &t, nil
+}
+
+// withLifetime returns t with an Expiry if it has none but is a JWT that tells
+// how long it lives. Its life counts from began by the local clock: exp
+// itself is the server's clock, which need not agree. The signature is not
+// checked; that is the API's affair.
+func (t *Token) withLifetime(began time.Time) *Token {
+	if !t.Expiry.IsZero() || strings.Count(t.AccessToken, ".") != 2 {
+		return t
+	}
+	var claims jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, &claims); err != nil {
+		return t
+	}
+	if claims.ExpiresAt == nil || claims.IssuedAt == nil {
+		return t
+	}
+	life := min(claims.ExpiresAt.Sub(claims.IssuedAt.Time), maxLifetime)
+	if life <= 0 {
+		return t
+	}
+	dated := *t
+	dated.Expiry = began.Add(life)
+	return &dated
+}
+
+// maxLifetime keeps absurd lifetimes within what a time.Duration can count.
+const maxLifetime = 30 * 365 * 24 * time.Hour

@@ -1,0 +1,306 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/replay"
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// Auth is an http.RoundTripper that sends each request with a token. When the
+// server refuses the token, it asks its Source for another and sends the request
+// once more. Only Source must be set.
+//
+// A request that carries an Authorization header already passes untouched, and so does one that
+// was redirected to another origin (scheme, host and port) than it began at,
+// with all that follows it: see Origins. The caller's request is never changed, its
+// body is closed once, and the response's Request is the caller's.
+//
+// A body with GetBody is sent again from there. Any other is recorded while it streams
+// to the server, within MaxBody and MaxMemory; past them the request
+// goes on, but can't be sent again: the caller gets the refusal as it came. The
+// caller also gets it, unread, if the Source has no other token, and if a
+// server goes on refusing the tokens that its refusals cause: then a
+// refresh takes place at most every 2 s, later every 2 minutes.
+//
+// A request is sent at most twice. The server did not act on what it refused, so
+// every method is sent again, POST too.
+//
+// Auth is safe for concurrent use; its fields must not be changed once it is in use.
+type Auth struct {
+	// Source supplies the tokens: as a rule a [tokensource.Cache].
+	Source tokensource.Source
+
+	// Base sends the requests. Nil means http.DefaultTransport.
+	Base http.RoundTripper
+
+	// Origins, if not nil, lists where tokens may go, such as
+	// "https://api.example.com": to all of these and nowhere else. An
+	// entry that is not an origin fails every request.
+	//
+	// Set it if anything above Auth rebuilds requests, for instance to
+	// retry them: that loses the chain of redirects.
+	Origins []string
+
+	// AllowHTTP allows tokens to travel unencrypted. Without it, a request that
+	// would send one by another scheme than https fails, unless the host is
+	// localhost or a loopback address.
+	AllowHTTP bool
+
+	// Refused reports whether a response refuses the token. It must not read
+	// the body. Nil means [Unauthorized].
+	Refused func(*http.Response) bool
+
+	// NewToken returns the token that a server has sent along with its answer
+	// because it refreshes by itself, or nil. It must not read the body. The
+	// token goes to the Source's Set; without a refresh token it keeps the one in use.
+	// A Source without Set, or a Set that fails, leaves the answer as it is.
+	// Nil means that no server does this.
+	NewToken func(*http.Response) *tokensource.Token
+
+	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB; less
+	// means that bodies are not recorded. A larger body that is refused
+	// before this much of it was sent can still be sent again.
+	MaxBody int64
+
+	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB.
+	MaxMemory int64
+
+	header atomic.Pointer[header]
+	budget replay.Budget
+	guard  guard
+}
+
+// RoundTrip sends the request with a token, and once more if that is refused. Its own
+// errors are of type [*Error].
+func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
+	carries, err := a.carries(req)
+	if err != nil {
+		return a.fail(req, err)
+	}
+	if !carries {
+		return a.base().RoundTrip(req)
+	}
+	token, value, err := a.token(req.Context(), nil)
+	if err != nil {
+		return a.fail(req, err)
+	}
+	body := replay.New(req, a.limits(), &a.budget)
+	defer body.Done()
+	resp, err := a.send(req, body.First(req), value)
+	if err != nil || !a.refused(req, resp, token) {
+		body.Release()
+		return resp, err
+	}
+	return a.again(req, resp, body, token)
+}
+
+// again answers a refusal: with a second attempt, or with the refusal itself.
+func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, token *tokensource.Token) (*http.Response, error) {
+	if !a.guard.allows(req, token) {
+		body.Release()
+		return resp, nil
+	}
+	replayable := body.Hold(req)
+	next, value, err := a.token(req.Context(), token)
+	switch {
+	case !replayable, err == nil && next.AccessToken == token.AccessToken:
+		// If it cannot be sent again, the token is for those who come next.
+		body.Release()
+		return resp, nil
+	case err != nil:
+		body.Close()
+		discard(resp, replay.Next{Reading: true})
+		return nil, &Error{resp.StatusCode, err}
+	}
+	a.guard.watch(req, token, next)
+	second, err := body.Next(req)
+	if err != nil {
+		return resp, nil
+	}
+	discard(resp, second)
+	if len(req.Trailer) > 0 {
+		// The caller's Read may write the map that net/http is about to read.
+		if err := body.Idle(req.Context()); err != nil {
+			second.Body.Close()
+			return nil, &Error{resp.StatusCode, err}
+		}
+	}
+	resp, err = a.send(req, second.Body, value)
+	if err == nil {
+		a.refused(req, resp, next)
+	}
+	return resp, err
+}
+
+// An outgoing request and its header value are one allocation.
+type outgoing struct {
+	http.Request
+	authorization [1]string
+}
+
+// send sends a shallow copy of the request. Not Request.Clone: that copies
+// Trailer, which net/http must see change when the body ends.
+func (a *Auth) send(req *http.Request, body io.ReadCloser, authorization string) (*http.Response, error) {
+	out := &outgoing{Request: *req, authorization: [1]string{authorization}}
+	out.Body = body
+	out.Header = make(http.Header, len(req.Header)+1)
+	for k, v := range req.Header {
+		out.Header[k] = v[:len(v):len(v)] // a base that adds a value must not write beyond the caller's
+	}
+	out.Header["Authorization"] = out.authorization[:]
+	resp, err := a.base().RoundTrip(&out.Request)
+	if resp != nil {
+		resp.Request = req // not the one with the token
+	}
+	return resp, err
+}
+
+// refused reads what a response says of the token it was sent with.
+func (a *Auth) refused(req *http.Request, resp *http.Response, token *tokensource.Token) bool {
+	if a.NewToken != nil {
+		a.take(req.Context(), a.NewToken(resp), token)
+	}
+	refused := a.Refused
+	if refused == nil {
+		refused = Unauthorized
+	}
+	if refused(resp) {
+		return true
+	}
+	a.guard.accept(req, token)
+	return false
+}
+
+// take hands a token that came with a response to the Source.
+func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
+	if next == nil || next.AccessToken == token.AccessToken {
+		return
+	}
+	if s, ok := a.Source.(interface {
+		Set(context.Context, *tokensource.Token) error
+	}); ok {
+		kept := *next
+		if kept.RefreshToken == "" {
+			kept.RefreshToken = token.RefreshToken
+		}
+		s.Set(ctx, &kept)
+	}
+}
+
+// token asks the Source, and makes the header's value.
+func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, string, error) {
+	if a.Source == nil {
+		return nil, "", errors.New("Auth.Source is nil")
+	}
+	token, err := a.Source.Token(ctx, old)
+	if err != nil {
+		return nil, "", err
+	}
+	if h := a.header.Load(); h != nil && h.token == token {
+		return token, h.value, nil
+	}
+	value, err := headerValue(token)
+	if err != nil {
+		return nil, "", err
+	}
+	a.header.Store(&header{token, value})
+	return token, value, nil
+}
+
+// header remembers the value made of a token, so that the next request with
+// it need not.
+type header struct {
+	token *tokensource.Token
+	value string
+}
+
+func headerValue(token *tokensource.Token) (string, error) {
+	if token == nil {
+		return "", errors.New("the source returned no token")
+	}
+	kind := token.TokenType
+	switch {
+	case kind == "" || strings.EqualFold(kind, "Bearer"):
+		kind = "Bearer" // as some servers insist
+	case strings.EqualFold(kind, "DPoP"):
+		return "", errors.New("the token is of type DPoP and must not be sent without a proof")
+	case strings.ContainsFunc(kind, func(r rune) bool { return r > 0x7f || !isTokenChar(byte(r)) }):
+		return "", errors.New("the token's type is not an authentication scheme")
+	}
+	if token.AccessToken == "" {
+		return "", errors.New("the access token is empty")
+	}
+	for i := range len(token.AccessToken) {
+		if c := token.AccessToken[i]; c <= ' ' || c >= 0x7f {
+			return "", fmt.Errorf("the access token has the byte %#02x, which no header may carry", c)
+		}
+	}
+	return kind + " " + token.AccessToken, nil
+}
+
+// discard closes a refused response. If its request was sent to the end, it reads the rest first, so that the
+// connection can be used again: at most 64 KiB, for at most 50 ms.
+//
+// Neither may be waited for while a Read of the caller's body is in progress:
+// with HTTP/2, Close waits for it.
+func discard(resp *http.Response, next replay.Next) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if next.Sent {
+			io.CopyN(io.Discard, resp.Body, 64<<10)
+		}
+		resp.Body.Close()
+	}()
+	if next.Reading {
+		return
+	}
+	timer := time.NewTimer(50 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		go resp.Body.Close()
+	}
+}
+
+// fail refuses to send the request.
+func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	return nil, &Error{Err: err}
+}
+
+// CloseIdleConnections closes the idle connections of Base, if it can.
+func (a *Auth) CloseIdleConnections() {
+	if c, ok := a.base().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (a *Auth) base() http.RoundTripper {
+	if a.Base != nil {
+		return a.Base
+	}
+	return http.DefaultTransport
+}
+
+func (a *Auth) limits() replay.Limits {
+	l := replay.Limits{Body: a.MaxBody, Total: a.MaxMemory}
+	if l.Body == 0 {
+		l.Body = 4 << 20
+	}
+	if l.Total == 0 {
+		l.Total = 64 << 20
+	}
+	return l
+}

@@ -1,0 +1,2 @@
+// Package transport has the [Auth] transport, which keeps an http.Client authenticated.
+package transport
