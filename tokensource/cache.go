@@ -317,12 +317,12 @@ func (c *Cache) land() {
 	c.group.Forget("")
 }
 
-// adopt makes token the current one; c.mu is held. A token that is not new, or
+// adopt takes what the Source gave; c.mu is held. A token that is not new, or
 // has expired already, is served all the same, for clocks may be wrong; the
 // Source is then asked again as rarely as after a failure.
 func (c *Cache) adopt(token *Token, began, now time.Time) {
 	stale := token.same(c.current) && !token.RefreshAt.After(now) || !token.good(now)
-	c.current, c.until, c.earlyAt = token, token.Expiry, token.drawEarly(began, now)
+	c.replace(token, began, now)
 	c.err, c.final = nil, nil
 	if !stale {
 		c.failures, c.retryAt = 0, time.Time{}
@@ -332,6 +332,11 @@ func (c *Cache) adopt(token *Token, began, now time.Time) {
 	if !token.good(now) {
 		c.until = c.retryAt
 	}
+}
+
+// replace makes token, asked for at began, the current one; c.mu is held.
+func (c *Cache) replace(token *Token, began, now time.Time) {
+	c.current, c.until, c.earlyAt = token, token.Expiry, token.drawEarly(began, now)
 }
 
 // fail remembers a failure; c.mu is held.
@@ -414,9 +419,9 @@ func (c *Cache) reset(token *Token, final error) {
 		c.land()
 		f.cancel()
 	}
-	c.current, c.until, c.earlyAt = token, time.Time{}, time.Time{}
+	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
 	if token != nil {
-		c.until, c.earlyAt = token.Expiry, token.drawEarly(now, now)
+		c.replace(token.withLifetime(now), now, now)
 	}
 	c.failures, c.retryAt, c.err, c.final = 0, time.Time{}, nil, final
 	c.publish(now)

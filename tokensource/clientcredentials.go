@@ -2,12 +2,16 @@ package tokensource
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/url"
 	"strings"
 )
 
 // ClientCredentials obtains tokens for the client itself (RFC 6749 section 4.4).
 // Put a [Cache] over it.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
 type ClientCredentials struct {
 	// Endpoint is where, and as whom.
 	Endpoint Endpoint
@@ -20,6 +24,18 @@ type ClientCredentials struct {
 func (c *ClientCredentials) Token(ctx context.Context, old *Token) (*Token, error) {
 	return c.Endpoint.Exchange(ctx, grant("client_credentials", c.Scopes))
 }
+
+// String tells the endpoint, no secret.
+func (c ClientCredentials) String() string {
+	return "client credentials for the " + c.Endpoint.String()
+}
+
+// Format writes [ClientCredentials.String], whatever the verb. Endpoint's own
+// does not suffice: fmt passes it over on the way to a field of a wrong verb.
+func (c ClientCredentials) Format(s fmt.State, verb rune) { io.WriteString(s, c.String()) }
+
+// MarshalText returns [ClientCredentials.String], so that JSON, XML and slog show no secret.
+func (c ClientCredentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // grant begins the form of a token request.
 func grant(kind string, scopes []string) url.Values {

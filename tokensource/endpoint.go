@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,15 +71,15 @@ func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error)
 	began := time.Now()
 	resp, err := e.client().Do(req)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
+		for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
 			err = u.Err
 		}
-		return nil, fmt.Errorf("tokensource: token endpoint: %w", err)
+		return nil, fmt.Errorf("tokensource: token endpoint: %w", e.redactor(req, sent).error(err))
 	}
 	defer resp.Body.Close()
 	token, err := read(resp, began)
 	if refusal, ok := errors.AsType[*EndpointError](err); ok {
-		refusal.redact(sent, e.ClientSecret)
+		e.redactor(req, sent).refusal(refusal)
 	}
 	return token, err
 }
@@ -170,6 +171,8 @@ func read(resp *http.Response, began time.Time) (*Token, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	good := resp.StatusCode >= 200 && resp.StatusCode <= 299
 	switch {
+	case resp.StatusCode >= 300 && resp.StatusCode <= 399:
+		return nil, fail(errors.New("a redirect, which is not followed"))
 	case err != nil:
 		return nil, fail(fmt.Errorf("reply: %w", err))
 	case len(body) > maxReply:
@@ -177,14 +180,12 @@ func read(resp *http.Response, began time.Time) (*Token, error) {
 	}
 	r, err := parse(resp.Header.Get("Content-Type"), body)
 	switch {
-	case err != nil && !good: // the status says enough
-		return nil, fail(nil)
-	case err != nil:
-		return nil, fail(err)
-	case !good || r.Error != "":
+	case !good || r.Error != "": // whatever else is wrong with it
 		refusal := fail(nil).(*EndpointError)
 		refusal.Code, refusal.Description, refusal.URI = r.Error, r.Description, r.URI
 		return nil, refusal
+	case err != nil:
+		return nil, fail(err)
 	}
 	token := r.token(began)
 	if err := token.check(); err != nil {
@@ -204,7 +205,8 @@ func (r reply) token(began time.Time) *Token {
 	return t
 }
 
-// parse reads JSON, or the form that some servers have sent since before the RFC.
+// parse reads JSON, or the form that some servers have sent since before the RFC. A
+// reply with a field of the wrong type has the others.
 func parse(contentType string, body []byte) (r reply, err error) {
 	body = bytes.TrimSpace(body)
 	media, _, _ := mime.ParseMediaType(contentType)
@@ -215,6 +217,8 @@ func parse(contentType string, body []byte) (r reply, err error) {
 		return r, errors.New("reply: markup, neither JSON nor a form")
 	case body[0] != '{' && (media == "application/x-www-form-urlencoded" || media == "text/plain"):
 		return parseForm(string(body))
+	case body[0] != '{':
+		return r, errors.New("reply: not a JSON object")
 	}
 	err = json.Unmarshal(body, &r)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -244,22 +248,57 @@ var public = map[string]bool{
 	"grant_type": true, "client_id": true, "scope": true, "audience": true, "resource": true,
 }
 
-// redact removes what the request carried from the server's words.
-func (e *EndpointError) redact(form url.Values, clientSecret string) {
-	var pairs []string
-	hide := func(s string) {
-		if s != "" {
-			pairs = append(pairs, s, "[redacted]", url.QueryEscape(s), "[redacted]")
-		}
-	}
-	hide(clientSecret)
+// codes are those of RFC 6749 section 5.2. They stay as they are, for callers
+// compare them, even if a parameter happens to be a part of one.
+var codes = map[string]bool{
+	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
+	"unsupported_grant_type": true, "invalid_scope": true,
+}
+
+// A redactor removes what the request carried from what came back.
+type redactor struct{ *strings.Replacer }
+
+func (e Endpoint) redactor(req *http.Request, form url.Values) redactor {
+	password, _ := req.URL.User.Password()
+	_, credentials, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	secrets := []string{e.ClientSecret, password, credentials}
 	for name, values := range form {
 		if !public[name] {
-			for _, v := range values {
-				hide(v)
-			}
+			secrets = append(secrets, values...)
 		}
 	}
-	r := strings.NewReplacer(pairs...)
-	e.Code, e.Description, e.URI = r.Replace(e.Code), r.Replace(e.Description), r.Replace(e.URI)
+	for _, values := range req.URL.Query() {
+		secrets = append(secrets, values...)
+	}
+	for _, s := range secrets {
+		secrets = append(secrets, url.QueryEscape(s), url.PathEscape(s))
+	}
+	// The longest first: one secret may be the beginning of another.
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, s := range secrets {
+		if len(s) >= 4 { // no secret is shorter, and much of a text would match
+			pairs = append(pairs, s, "[redacted]")
+		}
+	}
+	return redactor{strings.NewReplacer(pairs...)}
+}
+
+func (r redactor) refusal(e *EndpointError) {
+	if !codes[e.Code] {
+		e.Code = r.Replace(e.Code)
+	}
+	e.Description, e.URI = r.Replace(e.Description), r.Replace(e.URI)
+	if e.Err != nil {
+		e.Err = r.error(e.Err)
+	}
+}
+
+// error returns err itself if its text has no secret, as nearly every error. But
+// net/http quotes a line of a reply that is not HTTP, and a Location that is no URL.
+func (r redactor) error(err error) error {
+	if s := err.Error(); r.Replace(s) != s {
+		return errors.New(r.Replace(s))
+	}
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // ErrReauthenticate says that no token will come until somebody logs in again
@@ -54,7 +55,11 @@ func (e *EndpointError) Unwrap() error { return e.Err }
 // printable shortens what a server says and keeps it on one line of a log.
 func printable(s string) string {
 	if len(s) > 200 {
-		s = s[:200] + "…"
+		cut := 200
+		for cut > 0 && !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		s = s[:cut] + "…"
 	}
 	q := strconv.Quote(s)
 	if q == `"`+s+`"` {

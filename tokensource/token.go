@@ -66,7 +66,7 @@ func (t *Token) check() error {
 
 // String tells the token's type and expiry, no secret.
 func (t Token) String() string {
-	kind := t.TokenType
+	kind := printable(t.TokenType)
 	if kind == "" {
 		kind = "Bearer"
 	}
@@ -128,14 +128,19 @@ func (t *Token) withLifetime(began time.Time) *Token {
 	if !t.Expiry.IsZero() || strings.Count(t.AccessToken, ".") != 2 {
 		return t
 	}
-	var claims jwt.RegisteredClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, &claims); err != nil {
+	// Claims as a map: another claim of an unexpected type does no harm, and
+	// neither does an algorithm that this process could not verify.
+	claims := jwt.MapClaims{}
+	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
 		return t
 	}
-	if claims.ExpiresAt == nil || claims.IssuedAt == nil {
+	exp, _ := claims.GetExpirationTime()
+	iat, _ := claims.GetIssuedAt()
+	if exp == nil || iat == nil {
 		return t
 	}
-	life := min(claims.ExpiresAt.Sub(claims.IssuedAt.Time), maxLifetime)
+	life := min(exp.Sub(iat.Time), maxLifetime)
 	if life <= 0 {
 		return t
 	}

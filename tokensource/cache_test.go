@@ -1,0 +1,773 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+type Token = tokensource.Token
+
+// A source answers the nth call, from 1, and counts the calls under way.
+type source struct {
+	answer func(ctx context.Context, n int, old *Token) (*Token, error)
+
+	calls, inside, overlaps atomic.Int32
+}
+
+func (s *source) Token(ctx context.Context, old *Token) (*Token, error) {
+	if s.inside.Add(1) > 1 {
+		s.overlaps.Add(1)
+	}
+	defer s.inside.Add(-1)
+	return s.answer(ctx, int(s.calls.Add(1)), old)
+}
+
+// wait sleeps, unless ctx ends.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// numbered gives token-1, token-2 and so on, each after delay, that live for life.
+func numbered(delay, life time.Duration) *source {
+	return &source{answer: func(ctx context.Context, n int, old *Token) (*Token, error) {
+		began := time.Now()
+		if err := wait(ctx, delay); err != nil {
+			return nil, err
+		}
+		t := &Token{AccessToken: fmt.Sprintf("token-%d", n), RefreshToken: fmt.Sprintf("refresh-%d", n)}
+		if life > 0 {
+			t.Expiry = began.Add(life)
+		}
+		return t, nil
+	}}
+}
+
+func failing(err error) *source {
+	return &source{answer: func(context.Context, int, *Token) (*Token, error) { return nil, err }}
+}
+
+// all calls f n times at once and returns the errors in order.
+func all(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	return errs
+}
+
+func wantCalls(t *testing.T, s *source, want int32) {
+	t.Helper()
+	if got := s.calls.Load(); got != want {
+		t.Errorf("the source was called %d times, want %d", got, want)
+	}
+	if got := s.overlaps.Load(); got != 0 {
+		t.Errorf("%d calls of the source overlapped another", got)
+	}
+}
+
+func wantToken(t *testing.T, got *Token, err error, want string) {
+	t.Helper()
+	if err != nil || got == nil || got.AccessToken != want {
+		access := "none"
+		if got != nil {
+			access = got.AccessToken
+		}
+		t.Errorf("got token %s, error %v; want %s", access, err, want)
+	}
+}
+
+func TestTenThousandCallersAtTheMomentOfExpiryShareOneRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(200*time.Millisecond, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		c.Set(t.Context(), &Token{AccessToken: "expired", Expiry: time.Now().Add(time.Minute)})
+		time.Sleep(time.Minute)
+		for i, err := range all(10000, func(int) error {
+			tok, err := c.Token(t.Context(), nil)
+			if err == nil && tok.AccessToken != "token-1" {
+				err = errors.New(tok.AccessToken)
+			}
+			return err
+		}) {
+			if err != nil {
+				t.Fatalf("caller %d: %v", i, err)
+			}
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestAnOldTokenThatIsNoLongerCurrentCausesNoRefresh(t *testing.T) {
+	s := numbered(0, time.Hour)
+	c := &tokensource.Cache{Source: s}
+	first, _ := c.Token(t.Context(), nil)
+	second, err := c.Token(t.Context(), first)
+	wantToken(t, second, err, "token-2")
+	for range 50 {
+		got, err := c.Token(t.Context(), first)
+		wantToken(t, got, err, "token-2")
+	}
+	wantCalls(t, s, 2)
+}
+
+func TestTheSourceGetsTheCachesOwnTokenNotTheCallers(t *testing.T) {
+	var olds []string
+	s := numbered(0, time.Minute)
+	answer := s.answer
+	s.answer = func(ctx context.Context, n int, old *Token) (*Token, error) {
+		if old != nil {
+			olds = append(olds, old.RefreshToken)
+		}
+		return answer(ctx, n, old)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: s}
+		first, _ := c.Token(t.Context(), nil)
+		c.Token(t.Context(), first)
+		time.Sleep(time.Minute)
+		c.Token(t.Context(), first)
+	})
+	if got, want := fmt.Sprint(olds), "[refresh-1 refresh-2]"; got != want {
+		t.Errorf("the source was given %s, want %s", got, want)
+	}
+}
+
+func TestCallersLeaveAtTheirOwnTimeAndTheRefreshGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(200*time.Millisecond, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		start := time.Now()
+		first, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		waiter, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer stop()
+		began := make(chan time.Duration, 2)
+		leave := func(ctx context.Context) {
+			_, err := c.Token(ctx, nil)
+			if err != ctx.Err() {
+				t.Errorf("got error %v, want %v", err, ctx.Err())
+			}
+			began <- time.Since(start)
+		}
+		go leave(first)
+		synctest.Wait()
+		go leave(waiter)
+		for _, err := range all(98, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
+			if err != nil {
+				t.Errorf("a caller that stayed got %v", err)
+			}
+		}
+		if a, b := <-began, <-began; a != 10*time.Millisecond || b != 20*time.Millisecond {
+			t.Errorf("left after %v and %v, want 10ms and 20ms", a, b)
+		}
+		wantCalls(t, s, 1)
+		kept, _ := c.Token(t.Context(), nil)
+		if kept.RefreshToken != "refresh-1" {
+			t.Errorf("the rotated refresh token is %q, want refresh-1", kept.RefreshToken)
+		}
+	})
+}
+
+func TestARefreshThatEverybodyLeftIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Second, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		c.Token(ctx, nil)
+		time.Sleep(2 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-1")
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestASourceThatNeverAnswersIsBoundedByTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Hour, 0)
+		c := &tokensource.Cache{Source: s, Timeout: 3 * time.Second}
+		start := time.Now()
+		for _, err := range all(100, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want DeadlineExceeded", err)
+			}
+		}
+		if got := time.Since(start); got != 3*time.Second {
+			t.Errorf("answered after %v, want 3s", got)
+		}
+		s.answer = numbered(0, time.Hour).answer
+		time.Sleep(time.Second)
+		_, err := c.Token(t.Context(), nil)
+		if err != nil {
+			t.Errorf("the next call: %v", err)
+		}
+		wantCalls(t, s, 2)
+	})
+}
+
+func TestASourceThatIgnoresItsContextIsNeverCalledTwiceAtOnceAndItsLateTokenIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			time.Sleep(10 * time.Second)
+			return &Token{AccessToken: fmt.Sprintf("token-%d", n)}, nil
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: time.Second}
+		for range 3 {
+			if _, err := c.Token(t.Context(), nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want DeadlineExceeded", err)
+			}
+			time.Sleep(time.Second)
+		}
+		wantCalls(t, s, 1)
+		time.Sleep(5 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-1")
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestALateTokenServesACallerThatCameInTheMeantime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			time.Sleep(10 * time.Second)
+			return &Token{AccessToken: "late"}, nil
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: 6 * time.Second}
+		c.Token(t.Context(), nil)
+		time.Sleep(time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "late")
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestASourceThatPanicsOrExitsIsAnErrorForAllAndTheNextCallCanSucceed(t *testing.T) {
+	for name, misbehave := range map[string]func(){
+		"panic":          func() { panic("boom") },
+		"panic(nil)":     func() { panic(nil) },
+		"runtime.Goexit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+					time.Sleep(time.Millisecond)
+					misbehave()
+					return nil, nil
+				}}
+				c := &tokensource.Cache{Source: s}
+				for _, err := range all(10, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
+					if err == nil {
+						t.Error("got no error")
+					}
+				}
+				s.answer = numbered(0, 0).answer
+				time.Sleep(time.Second)
+				if _, err := c.Token(t.Context(), nil); err != nil {
+					t.Errorf("the next call: %v", err)
+				}
+				wantCalls(t, s, 2)
+			})
+		})
+	}
+}
+
+func TestASourceWithoutATokenIsAnError(t *testing.T) {
+	for name, answer := range map[string]*Token{"nil": nil, "empty": {RefreshToken: "r"}, "line feed": {AccessToken: "a\nb"}} {
+		c := &tokensource.Cache{Source: tokensource.Static(answer)}
+		if got, err := c.Token(t.Context(), nil); err == nil {
+			t.Errorf("%s: got %v and no error", name, got)
+		}
+	}
+	if _, err := new(tokensource.Cache).Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "Cache.Source") {
+		t.Errorf("without a Source: got %v, want an error that names Cache.Source", err)
+	}
+}
+
+// outage fails until its end, and then gives tokens.
+func outage(end time.Time, err error) *source {
+	good := numbered(0, time.Hour)
+	s := &source{}
+	s.answer = func(ctx context.Context, n int, old *Token) (*Token, error) {
+		if time.Now().Before(end) {
+			return nil, err
+		}
+		return good.answer(ctx, n, old)
+	}
+	return s
+}
+
+var unavailable = &tokensource.EndpointError{StatusCode: http.StatusServiceUnavailable}
+
+func TestAnOutageOfTwoSecondsCostsAtMostTwelveTokenRequests(t *testing.T) {
+	for range 20 { // the waits are drawn
+		synctest.Test(t, func(t *testing.T) {
+			end := time.Now().Add(2 * time.Second)
+			s := outage(end, unavailable)
+			c := &tokensource.Cache{Source: s}
+			all(50, func(int) error {
+				for {
+					_, err := c.Token(t.Context(), nil)
+					if err == nil {
+						return nil
+					}
+					if !errors.Is(err, unavailable) {
+						t.Errorf("got %v, want the endpoint's 503", err)
+					}
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+			if late := time.Since(end); late > 2*time.Second {
+				t.Errorf("working again %v after the end, want at most 2s", late)
+			}
+			if got := s.calls.Load(); got > 12 {
+				t.Errorf("%d token requests, want at most 12", got)
+			}
+		})
+	}
+}
+
+func TestAnOutageIsNotNoticedWhileTheTokenIsGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := outage(time.Now().Add(95*time.Second), unavailable)
+		c := &tokensource.Cache{Source: s}
+		c.Set(t.Context(), &Token{AccessToken: "good", Expiry: time.Now().Add(100 * time.Second)})
+		for range 1000 {
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatalf("got %v", err)
+			}
+			time.Sleep(99 * time.Millisecond)
+		}
+		if s.calls.Load() < 2 {
+			t.Error("no early refresh was tried again")
+		}
+	})
+}
+
+func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
+	for _, test := range []struct{ after, least, most time.Duration }{
+		{10 * time.Second, 10 * time.Second, 13 * time.Second},
+		{1 << 62, 4 * time.Minute, 5 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := failing(&tokensource.EndpointError{StatusCode: 503, RetryAfter: test.after})
+			c := &tokensource.Cache{Source: s}
+			start := time.Now()
+			for s.calls.Load() < 2 {
+				c.Token(t.Context(), nil)
+				time.Sleep(100 * time.Millisecond)
+			}
+			if got := time.Since(start); got < test.least || got > test.most+200*time.Millisecond {
+				t.Errorf("Retry-After %v: asked again after %v, want %v to %v", test.after, got, test.least, test.most)
+			}
+		})
+	}
+}
+
+func TestReauthenticateIsFinalUntilSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(fmt.Errorf("%w: expired", tokensource.ErrReauthenticate))
+		c := &tokensource.Cache{Source: s}
+		for range 100 {
+			for _, err := range all(10, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
+				if !errors.Is(err, tokensource.ErrReauthenticate) {
+					t.Errorf("got %v, want ErrReauthenticate", err)
+				}
+			}
+			time.Sleep(time.Hour)
+		}
+		wantCalls(t, s, 1)
+		c.Set(t.Context(), &Token{AccessToken: "after-login"})
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "after-login")
+	})
+}
+
+// keeper is a Source that is told of logins, as a stored one is.
+type keeper struct {
+	*source
+	set     *Token
+	forgets int
+}
+
+func (k *keeper) Set(_ context.Context, t *Token) error { k.set = t; return nil }
+func (k *keeper) Forget(context.Context) error          { k.forgets++; return errors.New("store is down") }
+
+func TestReauthenticateIsSpacedOverASourceThatIsToldOfLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &keeper{source: failing(tokensource.ErrReauthenticate)}
+		c := &tokensource.Cache{Source: k}
+		for range 10 {
+			c.Token(t.Context(), nil)
+		}
+		wantCalls(t, k.source, 1)
+		time.Sleep(time.Second)
+		k.answer = numbered(0, 0).answer
+		if _, err := c.Token(t.Context(), nil); err != nil {
+			t.Errorf("after another process logged in: %v", err)
+		}
+	})
+}
+
+func TestSetAndForgetArePassedDown(t *testing.T) {
+	k := &keeper{source: numbered(0, 0)}
+	c := &tokensource.Cache{Source: k}
+	if err := c.Set(t.Context(), &Token{AccessToken: "a"}); err != nil || k.set.AccessToken != "a" {
+		t.Errorf("Set: error %v, passed %v", err, k.set)
+	}
+	if err := c.Forget(t.Context()); err == nil || k.forgets != 1 {
+		t.Errorf("Forget: error %v after %d calls, want the source's error after 1", err, k.forgets)
+	}
+}
+
+func TestSetWinsOverARefreshInFlightAndItsWaitersReturnAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Minute, 0)
+		c := &tokensource.Cache{Source: s, Timeout: time.Hour}
+		start := time.Now()
+		time.AfterFunc(time.Second, func() { c.Set(t.Context(), &Token{AccessToken: "set"}) })
+		all(100, func(int) error {
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, "set")
+			return nil
+		})
+		if got := time.Since(start); got != time.Second {
+			t.Errorf("waiters returned after %v, want 1s", got)
+		}
+		time.Sleep(time.Hour)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "set")
+	})
+}
+
+func TestALateTokenOfBeforeASetIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			time.Sleep(time.Minute) // deaf to its context
+			return &Token{AccessToken: fmt.Sprintf("token-%d", n)}, nil
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: time.Hour}
+		go c.Token(t.Context(), nil)
+		time.Sleep(time.Second)
+		set := &Token{AccessToken: "set"}
+		c.Set(t.Context(), set)
+		got, err := c.Token(t.Context(), set)
+		wantToken(t, got, err, "token-2")
+		wantCalls(t, s, 2)
+	})
+}
+
+func TestForgetWinsOverARefreshInFlightAndNoTokenRequestFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Minute, 0)
+		c := &tokensource.Cache{Source: s}
+		start := time.Now()
+		time.AfterFunc(time.Second, func() { c.Forget(t.Context()) })
+		for _, err := range all(100, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
+			if !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("got %v, want ErrReauthenticate", err)
+			}
+		}
+		if got := time.Since(start); got != time.Second {
+			t.Errorf("waiters returned after %v, want 1s", got)
+		}
+		time.Sleep(time.Hour)
+		if _, err := c.Token(t.Context(), &Token{AccessToken: "any"}); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("later: got %v, want ErrReauthenticate", err)
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestSetOfNothingIsAnError(t *testing.T) {
+	c := &tokensource.Cache{Source: numbered(0, 0)}
+	for _, token := range []*Token{nil, {}, {AccessToken: "a b"}} {
+		if err := c.Set(t.Context(), token); err == nil {
+			t.Errorf("Set(%v) gave no error", token)
+		}
+	}
+}
+
+func TestALoginThatBringsOnlyARefreshTokenIsExchangedAtTheNextCall(t *testing.T) {
+	var given *Token
+	s := &source{answer: func(_ context.Context, _ int, old *Token) (*Token, error) {
+		given = old
+		return &Token{AccessToken: "exchanged"}, nil
+	}}
+	c := &tokensource.Cache{Source: s}
+	c.Set(t.Context(), &Token{RefreshToken: "r"})
+	got, err := c.Token(t.Context(), nil)
+	wantToken(t, got, err, "exchanged")
+	if given == nil || given.RefreshToken != "r" {
+		t.Errorf("the source was given %v, want the refresh token that was set", given)
+	}
+}
+
+func TestALifetimeOfTwoSecondsCausesOneRefreshPerLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Millisecond, 2*time.Second)
+		c := &tokensource.Cache{Source: s}
+		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.calls.Load(); got < 33 || got > 56 { // 60 s / (0.90 to 0.55 of 2 s)
+			t.Errorf("%d refreshes in a minute, want 33 to 56", got)
+		}
+	})
+}
+
+func TestASourceThatReturnsTheSameExpiredTokenIsNotAskedInALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		expired := &Token{AccessToken: "same", Expiry: time.Now().Add(-time.Hour)}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return expired, nil }}
+		c := &tokensource.Cache{Source: s}
+		for range 10000 { // ten seconds
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if got := s.calls.Load(); got > 16 {
+			t.Errorf("asked %d times in 10s, want at most 16", got)
+		}
+	})
+}
+
+func TestASourceWithNoOtherTokenReturnsTheRefusedOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: "only"}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return only, nil }}
+		c := &tokensource.Cache{Source: s}
+		for range 100 {
+			got, err := c.Token(t.Context(), only)
+			wantToken(t, got, err, "only")
+		}
+		if got := s.calls.Load(); got > 3 {
+			t.Errorf("asked %d times at one moment, want at most 3", got)
+		}
+	})
+}
+
+func TestNobodyWaitsForAnEarlyRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(5*time.Second, 0)
+		c := &tokensource.Cache{Source: s}
+		c.Set(t.Context(), &Token{AccessToken: "good", Expiry: time.Now().Add(100 * time.Second)})
+		time.Sleep(91 * time.Second)
+		start := time.Now()
+		for range 100 {
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, "good")
+		}
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("waited %v, want 0", waited)
+		}
+		time.Sleep(6 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-1")
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestRefreshAtIsTheMomentOfTheEarlyRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		now := time.Now()
+		c.Set(t.Context(), &Token{AccessToken: "good", Expiry: now.Add(time.Hour), RefreshAt: now.Add(time.Minute)})
+		time.Sleep(time.Minute - 1)
+		c.Token(t.Context(), nil)
+		wantCalls(t, s, 0)
+		time.Sleep(1)
+		c.Token(t.Context(), nil)
+		synctest.Wait()
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestAThousandCachesSpreadTheirEarlyRefreshesOverTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tenths [10]int
+		for range 1000 {
+			s := numbered(0, time.Hour)
+			c := &tokensource.Cache{Source: s}
+			start := time.Now()
+			c.OnRefresh = func(r tokensource.Refresh) {
+				if r.Cause == tokensource.Early {
+					share := time.Since(start).Seconds() / 3600
+					tenths[int((share-0.55)/0.035)]++ // out of range: outside the window
+				}
+			}
+			c.Token(t.Context(), nil)
+			for s.calls.Load() < 2 {
+				time.Sleep(time.Second)
+				c.Token(t.Context(), nil)
+				synctest.Wait()
+			}
+		}
+		for i, n := range tenths {
+			if n < 50 || n > 170 {
+				t.Errorf("tenth %d of the window has %d of 1000 refreshes, want 50 to 170", i, n)
+			}
+		}
+	})
+}
+
+func TestEverybodyWaitsForARefreshThatARefusalCaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, 0)
+		c := &tokensource.Cache{Source: s}
+		first, _ := c.Token(t.Context(), nil)
+		answer := s.answer
+		s.answer = func(ctx context.Context, n int, old *Token) (*Token, error) {
+			time.Sleep(time.Second)
+			return answer(ctx, n, old)
+		}
+		go c.Token(t.Context(), first)
+		synctest.Wait()
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-2")
+	})
+}
+
+func TestATokenWhoseReplacementFailedIsServedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, 0)
+		c := &tokensource.Cache{Source: s}
+		first, _ := c.Token(t.Context(), nil)
+		s.answer = func(context.Context, int, *Token) (*Token, error) {
+			time.Sleep(time.Second)
+			return nil, unavailable
+		}
+		refused := make(chan error)
+		go func() { _, err := c.Token(t.Context(), first); refused <- err }()
+		synctest.Wait()
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-1")
+		if err := <-refused; !errors.Is(err, unavailable) {
+			t.Errorf("the refused caller got %v, want the 503", err)
+		}
+		time.Sleep(time.Second)
+		go c.Token(t.Context(), first)
+		synctest.Wait()
+		start := time.Now()
+		got, err = c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-1")
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("after a failure, waited %v for the next refresh, want 0", waited)
+		}
+		time.Sleep(time.Second)
+	})
+}
+
+func TestOnRefreshIsToldOfEveryRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := make(chan tokensource.Refresh, 10)
+		s := numbered(time.Second, 100*time.Second)
+		c := &tokensource.Cache{Source: s, OnRefresh: func(r tokensource.Refresh) { events <- r }}
+		want := func(cause tokensource.Cause, waiters int, err error) {
+			t.Helper()
+			got := <-events
+			if got != (tokensource.Refresh{Cause: cause, Duration: time.Second, Waiters: waiters, Err: err}) {
+				t.Errorf("got %+v, want %s with %d waiters, 1s, error %v", got, cause, waiters, err)
+			}
+		}
+		all(7, func(int) error { _, err := c.Token(t.Context(), nil); return err })
+		want(tokensource.Expired, 7, nil)
+		time.Sleep(90 * time.Second)
+		tok, _ := c.Token(t.Context(), nil)
+		want(tokensource.Early, 0, nil)
+		tok, _ = c.Token(t.Context(), nil)
+		s.answer = func(context.Context, int, *Token) (*Token, error) { time.Sleep(time.Second); return nil, unavailable }
+		c.Token(t.Context(), tok)
+		want(tokensource.Refused, 1, unavailable)
+	})
+}
+
+func TestOnRefreshMayLogInAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing(tokensource.ErrReauthenticate)}
+		c.OnRefresh = func(r tokensource.Refresh) {
+			if errors.Is(r.Err, tokensource.ErrReauthenticate) {
+				c.Set(t.Context(), &Token{AccessToken: "after-login"})
+			}
+		}
+		c.Token(t.Context(), nil)
+		synctest.Wait()
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "after-login")
+	})
+}
+
+func TestACallerWhoseContextHasEndedCausesNoRefresh(t *testing.T) {
+	s := numbered(0, 0)
+	c := &tokensource.Cache{Source: s}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Token(ctx, nil); err != context.Canceled {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	wantCalls(t, s, 0)
+}
+
+func TestAGoodTokenCostsNoAllocation(t *testing.T) {
+	c := &tokensource.Cache{Source: numbered(0, time.Hour)}
+	c.Token(t.Context(), nil)
+	if got := testing.AllocsPerRun(100, func() { c.Token(t.Context(), nil) }); got != 0 {
+		t.Errorf("%v allocations, want 0", got)
+	}
+}
+
+func BenchmarkCacheGoodToken(b *testing.B) {
+	c := &tokensource.Cache{Source: numbered(0, time.Hour)}
+	c.Token(b.Context(), nil)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			c.Token(b.Context(), nil)
+		}
+	})
+}
+
+func TestAJWTWithoutExpiryLivesAsLongAsItSaysWhateverTheServersClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			wrong := time.Now().Add(-7 * time.Hour)
+			signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+				"iat": wrong.Unix(), "exp": wrong.Add(10 * time.Minute).Unix(), "jti": n,
+			}).SignedString([]byte("key"))
+			return &Token{AccessToken: signed}, err
+		}}
+		c := &tokensource.Cache{Source: s}
+		for range 60 {
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := s.calls.Load(); got < 6 || got > 10 {
+			t.Errorf("%d tokens of 10 minutes in an hour, want 6 to 10", got)
+		}
+	})
+}
