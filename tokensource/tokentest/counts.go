@@ -1,0 +1,18 @@
+package tokentest
+
+// Counts are what the server has seen since it started.
+type Counts struct {
+	TokenRequests int // POST requests at the token endpoints (token, login, refresh), failed ones too
+	Issued        int // access tokens issued, those of lost replies too
+	Rotations     int // of these, by a refresh
+	Reuses        int // spent refresh tokens presented again
+	APIRequests   int // requests that reached a protected handler's guard
+	Refused       int // of these, without a good access token
+}
+
+// Counts returns all counts as of one moment.
+func (s *Server) Counts() Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
+}

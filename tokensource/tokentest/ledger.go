@@ -1,0 +1,170 @@
+package tokentest
+
+import (
+	"crypto/rand"
+	"errors"
+	"time"
+)
+
+// Errors of Check, and of a refresh. None of them holds any part of a token.
+var (
+	errUnknown = errors.New("tokentest: the token is not one of this server")
+	errExpired = errors.New("tokentest: the token has expired")
+	errRevoked = errors.New("tokentest: the token was revoked")
+	errReused  = errors.New("tokentest: the refresh token was used before, so its whole family is revoked")
+)
+
+// A ledger is what the server remembers of the tokens it issued. Access
+// tokens are not in it: they carry what is needed to look up whether they
+// are revoked. Spent refresh tokens stay in it, to be recognized.
+type ledger struct {
+	accessLifetime    time.Duration
+	refreshLifetime   time.Duration // 0: no end
+	refreshEndsAccess bool
+
+	// Tokens of an earlier epoch than the present one are dead.
+	accessEpoch, refreshEpoch uint64
+
+	families map[string]*family
+	refresh  map[string]*refreshToken
+}
+
+// A family is all the tokens that come from one login.
+type family struct {
+	id      string
+	subject string
+	revoked bool
+
+	// Each refresh begins a generation; access tokens of one before oldest are dead.
+	generation, oldest uint64
+}
+
+type refreshToken struct {
+	family *family
+	epoch  uint64
+	expiry time.Time // zero: never
+	spent  bool
+}
+
+// A grant is what an access token is made of, and the refresh token beside it.
+type grant struct {
+	subject    string
+	family     string // empty: the grant has none, and no refresh token
+	generation uint64
+	epoch      uint64
+	lifetime   time.Duration
+	refresh    string
+}
+
+func newLedger() ledger {
+	return ledger{
+		accessLifetime: time.Hour,
+		families:       make(map[string]*family),
+		refresh:        make(map[string]*refreshToken),
+	}
+}
+
+// RefreshToken returns a new refresh token of the user, as a login would have
+// given it. It belongs to a family of its own.
+func (s *Server) RefreshToken() string {
+	id, token := rand.Text(), rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.add(token, s.ledger.open(id, s.Username))
+	return token
+}
+
+// grantUser issues the first tokens of a new family.
+func (s *Server) grantUser() grant {
+	id, token := rand.Text(), rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.Issued++
+	f := s.ledger.open(id, s.Username)
+	s.ledger.add(token, f)
+	return s.ledger.grant(f, token)
+}
+
+// grantClient issues an access token alone, as RFC 6749 section 4.4.3 recommends.
+func (s *Server) grantClient() grant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.Issued++
+	return s.ledger.grant(&family{subject: s.ClientID}, "")
+}
+
+// rotate spends a refresh token. Reuse is looked for first, so that it shows
+// in the counts whatever else is wrong with the token.
+func (s *Server) rotate(presented string) (grant, error) {
+	next := rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	token := s.ledger.refresh[presented]
+	if token != nil && token.spent {
+		s.counts.Reuses++
+		token.family.revoked = true
+		return grant{}, errReused
+	}
+	if err := s.ledger.check(token); err != nil {
+		return grant{}, err
+	}
+	s.counts.Issued++
+	s.counts.Rotations++
+	return s.ledger.rotate(token, next), nil
+}
+
+func (l *ledger) open(id, subject string) *family {
+	f := &family{id: id, subject: subject}
+	l.families[id] = f
+	return f
+}
+
+func (l *ledger) add(token string, f *family) {
+	t := &refreshToken{family: f, epoch: l.refreshEpoch}
+	if l.refreshLifetime != 0 {
+		t.expiry = time.Now().Add(l.refreshLifetime)
+	}
+	l.refresh[token] = t
+}
+
+func (l *ledger) grant(f *family, refresh string) grant {
+	return grant{
+		subject:    f.subject,
+		family:     f.id,
+		generation: f.generation,
+		epoch:      l.accessEpoch,
+		lifetime:   l.accessLifetime,
+		refresh:    refresh,
+	}
+}
+
+func (l *ledger) check(t *refreshToken) error {
+	switch {
+	case t == nil:
+		return errUnknown
+	case t.family.revoked:
+		return errRevoked
+	case t.epoch < l.refreshEpoch, !t.expiry.IsZero() && !time.Now().Before(t.expiry):
+		return errExpired
+	}
+	return nil
+}
+
+func (l *ledger) rotate(t *refreshToken, next string) grant {
+	t.spent = true
+	t.family.generation++
+	if l.refreshEndsAccess {
+		t.family.oldest = t.family.generation
+	}
+	l.add(next, t.family)
+	return l.grant(t.family, next)
+}
+
+// revoked tells whether the access token of a grant was revoked.
+func (l *ledger) revoked(g grant) bool {
+	if g.epoch < l.accessEpoch {
+		return true
+	}
+	f := l.families[g.family]
+	return f != nil && (f.revoked || g.generation < f.oldest)
+}
