@@ -38,8 +38,9 @@ type Cache struct {
 	// gets ends then; callers are told even if the Source goes on.
 	Timeout time.Duration
 
-	// OnRefresh, if not nil, is told of every refresh that ended. It is called in a
-	// goroutine of its own and may call the Cache.
+	// OnRefresh, if not nil, is told of every refresh that ended, once the
+	// token is in use: to save tokens, see [Func]. It is called in a goroutine
+	// of its own, and may call the Cache.
 	OnRefresh func(Refresh)
 
 	ready atomic.Pointer[ready]
@@ -426,6 +427,10 @@ func (c *Cache) reset(token *Token, final error) {
 	c.failures, c.retryAt, c.err, c.final = 0, time.Time{}, nil, final
 	c.publish(now)
 }
+
+// Format writes the type of Source, whatever the verb: no secret, and nothing that
+// changes meanwhile.
+func (c *Cache) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "cache of %T", c.Source) }
 
 func (c *Cache) timeout() time.Duration {
 	if c.Timeout > 0 {

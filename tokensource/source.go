@@ -21,7 +21,12 @@ type setter interface {
 }
 
 // Func is a Source made of a function, for a login API of one's own or another
-// library's tokens. Put a [Cache] over it, unless it caches by itself.
+// library's tokens. Put a [Cache] over it, unless it caches by itself. It is called
+// with a nil old for the first token, and must answer that too: with
+// [ErrReauthenticate] if the first comes by [Cache.Set].
+//
+// To save refresh tokens that rotate, save the new token in a Func before returning it, and
+// return it even if that failed: the server has ended the one before.
 //
 // It returns an error that wraps [ErrReauthenticate] when only a new login
 // can help, and an [EndpointError] with RetryAfter to be left alone for a while.

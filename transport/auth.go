@@ -86,7 +86,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		return a.fail(req, err)
 	}
 	if !carries {
-		return a.base().RoundTrip(req)
+		return a.sendAs(req, req)
 	}
 	token, value, err := a.token(req.Context(), nil)
 	if err != nil {
@@ -94,7 +94,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := replay.New(req, a.limits(), &a.budget)
 	defer body.Done()
-	resp, err := a.send(req, body.First(req), value)
+	resp, err := a.send(req, body.First(req), req.Trailer, value)
 	if err != nil || !a.refused(req, resp, token) {
 		body.Release()
 		return resp, err
@@ -126,14 +126,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return resp, nil
 	}
 	discard(resp, second)
-	if len(req.Trailer) > 0 {
-		// The caller's Read may write the map that net/http is about to read.
-		if err := body.Idle(req.Context()); err != nil {
-			second.Body.Close()
-			return nil, &Error{resp.StatusCode, err}
-		}
-	}
-	resp, err = a.send(req, second.Body, value)
+	resp, err = a.send(req, second.Body, second.Trailer, value)
 	if err == nil {
 		a.refused(req, resp, next)
 	}
@@ -148,17 +141,23 @@ type outgoing struct {
 
 // send sends a shallow copy of the request. Not Request.Clone: that copies
 // Trailer, which net/http must see change when the body ends.
-func (a *Auth) send(req *http.Request, body io.ReadCloser, authorization string) (*http.Response, error) {
+func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
 	out := &outgoing{Request: *req, authorization: [1]string{authorization}}
-	out.Body = body
+	out.Body, out.Trailer = body, trailer
 	out.Header = make(http.Header, len(req.Header)+1)
 	for k, v := range req.Header {
 		out.Header[k] = v[:len(v):len(v)] // a base that adds a value must not write beyond the caller's
 	}
 	out.Header["Authorization"] = out.authorization[:]
-	resp, err := a.base().RoundTrip(&out.Request)
+	return a.sendAs(req, &out.Request)
+}
+
+// sendAs sends out, and answers as if it had sent req: without the token, and with the
+// chain of redirects that the next hop is judged by.
+func (a *Auth) sendAs(req, out *http.Request) (*http.Response, error) {
+	resp, err := a.base().RoundTrip(out)
 	if resp != nil {
-		resp.Request = req // not the one with the token
+		resp.Request = req
 	}
 	return resp, err
 }
@@ -249,9 +248,12 @@ func headerValue(token *tokensource.Token) (string, error) {
 // discard closes a refused response. If its request was sent to the end, it reads the rest first, so that the
 // connection can be used again: at most 64 KiB, for at most 50 ms.
 //
-// Neither may be waited for while a Read of the caller's body is in progress:
-// with HTTP/2, Close waits for it.
+// If it was not, neither may be waited for while a Read of the caller's body is in
+// progress: with HTTP/2, Close waits for it.
 func discard(resp *http.Response, next replay.Next) {
+	if resp.Body == nil {
+		return // http.Client lets a RoundTripper do that
+	}
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -260,7 +262,7 @@ func discard(resp *http.Response, next replay.Next) {
 		}
 		resp.Body.Close()
 	}()
-	if next.Reading {
+	if next.Reading && !next.Sent {
 		return
 	}
 	timer := time.NewTimer(50 * time.Millisecond)
@@ -286,6 +288,10 @@ func (a *Auth) CloseIdleConnections() {
 		c.CloseIdleConnections()
 	}
 }
+
+// Format writes the types of Source and Base, whatever the verb: no secret, and
+// nothing that changes meanwhile.
+func (a *Auth) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%T over %T", a.Source, a.base()) }
 
 func (a *Auth) base() http.RoundTripper {
 	if a.Base != nil {

@@ -41,7 +41,7 @@ func (p *parser) challenges() (all []Challenge) {
 	for p.rest = strings.TrimLeft(p.rest, " \t,"); p.rest != ""; p.rest = strings.TrimLeft(p.rest, " \t,") {
 		name := p.token()
 		if value, ok := p.value(); ok && name != "" {
-			if len(all) > 0 && all[len(all)-1].Token68 == "" {
+			if len(all) > 0 {
 				all[len(all)-1].add(name, value)
 			}
 			p.skip()
@@ -57,6 +57,13 @@ func (p *parser) challenges() (all []Challenge) {
 }
 
 func (c *Challenge) add(name, value string) {
+	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
+		// Not a token68 after all, but a parameter without a value.
+		c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
+	}
+	if c.Token68 != "" {
+		return
+	}
 	if c.Params == nil {
 		c.Params = make(map[string]string)
 	}

@@ -1,6 +1,9 @@
 package transport
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // An Error is what [Auth.RoundTrip] returns when it could not send a request
 // with a token, or not again. Errors of the base transport come as they are.
@@ -28,6 +31,9 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether Err is a timeout, for http.Client asks.
 func (e *Error) Timeout() bool {
-	t, ok := e.Err.(interface{ Timeout() bool })
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.Err)
 	return ok && t.Timeout()
 }

@@ -18,10 +18,11 @@ func Of(u *url.URL) Origin { return normal(u.Scheme, u.Host) }
 func Parse(s string) (o Origin, ok bool) {
 	scheme, host, ok := strings.Cut(s, "://")
 	host = strings.TrimSuffix(host, "/")
-	if !ok || scheme == "" || host == "" || strings.ContainsAny(host, "/?#@ *") {
+	o = normal(scheme, host)
+	if !ok || scheme == "" || o.Host == "" || strings.Contains(host, "/") || strings.ContainsAny(s, "?#@*\\, \t\r\n") {
 		return Origin{}, false
 	}
-	return normal(scheme, host), true
+	return o, true
 }
 
 func normal(scheme, host string) Origin {

@@ -8,9 +8,9 @@
 package replay
 
 import (
-	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 )
@@ -31,6 +31,9 @@ type Limits struct {
 // needs no recording, or must not be recorded: its methods work on the request.
 type Body struct {
 	src    io.ReadCloser
+	length int64       // of src, as the request declares it; zero or less: unknown
+	caller http.Header // the request's Trailer, the caller's until src ends
+	names  http.Header // its names
 	limits Limits
 	budget *Budget
 	first  attempt
@@ -58,6 +61,12 @@ func New(req *http.Request, limits Limits, budget *Budget) *Body {
 		return nil
 	}
 	b := &Body{src: req.Body, limits: limits, budget: budget}
+	if len(req.TransferEncoding) == 0 { // else net/http goes by that alone
+		b.length = req.ContentLength
+	}
+	if len(req.Trailer) > 0 {
+		b.length, b.caller, b.names = 0, req.Trailer, maps.Clone(req.Trailer)
+	}
 	b.cond.L = &b.mu
 	b.first.body, b.live = b, &b.first
 	return b
@@ -102,8 +111,12 @@ func (b *Body) Release() {
 
 // Next is the second attempt, which ends the first. Sent tells whether the first had read
 // the whole body, Reading whether a Read of the caller's body is in progress.
+//
+// Trailer has the values when Body has ended. It is not the caller's, who may
+// write to that one until then, while net/http looks for the names.
 type Next struct {
 	Body          io.ReadCloser
+	Trailer       http.Header
 	Sent, Reading bool
 }
 
@@ -119,34 +132,15 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 				return Next{}, err
 			}
 		}
-		return Next{Body: body, Sent: true}, nil
+		return Next{Body: body, Trailer: req.Trailer, Sent: true}, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	sent := b.live.ended
-	b.live = &attempt{body: b}
+	sent := b.live.whole()
+	b.live = &attempt{body: b, trailer: b.names}
 	b.held, b.decided = false, true
 	b.cond.Broadcast()
-	return Next{Body: b.live, Sent: sent, Reading: b.reading}, nil
-}
-
-// Idle waits until no Read of the caller's body is in progress, or ctx ends.
-func (b *Body) Idle(ctx context.Context) error {
-	if b == nil {
-		return nil
-	}
-	stop := context.AfterFunc(ctx, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.cond.Broadcast()
-	})
-	defer stop()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.reading && ctx.Err() == nil {
-		b.cond.Wait()
-	}
-	return ctx.Err()
+	return Next{b.live, b.names, sent, b.reading}, nil
 }
 
 // Close cuts off every attempt and closes the caller's body.
@@ -192,6 +186,8 @@ type attempt struct {
 	read   int64 // bytes that Read has returned
 	ended  bool  // Read has returned io.EOF
 	closed bool
+
+	trailer http.Header // filled at the end; nil in the first attempt, which has the caller's
 }
 
 // Read returns what was kept, then reads on from the caller's body.
@@ -223,11 +219,11 @@ func (a *attempt) recorded(p []byte) (n int, err error, found bool) {
 	case a.closed:
 		return 0, errClosed, true
 	case b.live != a:
-		return 0, ErrCut, true
+		return 0, a.cut(), true
 	case a.read < b.size:
 		return a.copy(p), nil, true
 	case b.end != nil:
-		a.ended = b.end == io.EOF
+		a.end(b.end)
 		return 0, b.end, true
 	}
 	return 0, nil, false
@@ -258,11 +254,33 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 		b.drop()
 	}
 	if cut {
-		return 0, ErrCut
+		return 0, a.cut()
 	}
 	a.read += int64(n)
-	a.ended = err == io.EOF
+	a.end(err)
 	return n, err
+}
+
+func (a *attempt) end(err error) {
+	a.ended = err == io.EOF
+	if a.ended && a.trailer != nil {
+		maps.Copy(a.trailer, a.body.caller)
+	}
+}
+
+// whole reports whether the attempt has read the whole body. With a Content-Length, a
+// server has it all, and may answer, before the attempt has seen io.EOF.
+func (a *attempt) whole() bool {
+	return a.ended || a.body.length > 0 && a.read >= a.body.length
+}
+
+// cut is what the attempt reads after another has replaced it: io.EOF only if nothing
+// is missing, for then its connection can be used again.
+func (a *attempt) cut() error {
+	if a.whole() {
+		return io.EOF
+	}
+	return ErrCut
 }
 
 // Close closes the caller's body if this is the last attempt. If that is not
@@ -303,8 +321,10 @@ func (b *Body) keep(p []byte, force bool) bool {
 func (b *Body) grow(force bool) bool {
 	n := int64(4<<10) << min(len(b.chunks), 6)
 	if !force {
-		n = min(n, b.limits.Body-b.taken)
-		if n <= 0 || !b.budget.take(n, b.limits.Total) {
+		if n = min(n, b.limits.Body-b.taken); n <= 0 || b.done {
+			return false
+		}
+		if n = b.budget.take(n, b.limits.Total); n == 0 {
 			return false
 		}
 		b.taken += n

@@ -8,13 +8,15 @@ type Budget struct{ used atomic.Int64 }
 // Used returns how many bytes are taken.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// take takes n bytes unless that would make more than limit.
-func (b *Budget) take(n, limit int64) bool {
-	if b.used.Add(n) > limit {
-		b.used.Add(-n)
-		return false
+// take takes n bytes, or as many as are left up to limit, and returns how many.
+func (b *Budget) take(n, limit int64) int64 {
+	for {
+		used := b.used.Load()
+		n := max(0, min(n, limit-used))
+		if b.used.CompareAndSwap(used, used+n) {
+			return n
+		}
 	}
-	return true
 }
 
 func (b *Budget) give(n int64) { b.used.Add(-n) }

@@ -1,0 +1,338 @@
+package replay_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/tokentripper/tokentripper/internal/replay"
+)
+
+var roomy = replay.Limits{Body: 1 << 20, Total: 1 << 20}
+
+// A source is a body whose Close is counted. Its Read takes each piece from a channel: made
+// in a synctest bubble, waiting for it is durable.
+type source struct {
+	pieces chan string
+	rest   string
+	gone   chan struct{}
+	closes int
+}
+
+func newSource() *source {
+	return &source{pieces: make(chan string), gone: make(chan struct{})}
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.rest == "" {
+		select {
+		case piece, ok := <-s.pieces:
+			if !ok {
+				return 0, io.EOF
+			}
+			s.rest = piece
+		case <-s.gone:
+			return 0, io.ErrClosedPipe
+		}
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+func (s *source) Close() error {
+	if s.closes++; s.closes == 1 {
+		close(s.gone)
+	}
+	return nil
+}
+
+func request(body io.ReadCloser) *http.Request {
+	return &http.Request{Method: "POST", Body: body}
+}
+
+// text is a request whose body is at hand, and says how often it was closed.
+func text(s string) (*http.Request, *int) {
+	body := &countedText{Reader: strings.NewReader(s)}
+	return request(body), &body.closes
+}
+
+type countedText struct {
+	io.Reader
+	closes int
+}
+
+func (c *countedText) Close() error { c.closes++; return nil }
+
+// readAsync reads once, in a goroutine of its own.
+func readAsync(r io.Reader) <-chan string {
+	got := make(chan string, 1)
+	go func() {
+		p := make([]byte, 100)
+		n, err := r.Read(p)
+		if err != nil {
+			got <- string(p[:n]) + "!" + err.Error()
+			return
+		}
+		got <- string(p[:n])
+	}()
+	return got
+}
+
+// now returns what has come, or "(waits)".
+func now(c <-chan string) string {
+	synctest.Wait()
+	select {
+	case s := <-c:
+		return s
+	default:
+		return "(waits)"
+	}
+}
+
+func want(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func mustNext(t *testing.T, b *replay.Body, req *http.Request) replay.Next {
+	t.Helper()
+	next, err := b.Next(req)
+	if err != nil {
+		t.Fatalf("Next: got %v, want no error", err)
+	}
+	return next
+}
+
+func TestSecondAttemptReadsAllOfABodyThatTheFirstHasReadInPart(t *testing.T) {
+	for _, part := range []int64{0, 1, 4095, 4096, 4097, 100_000, 1 << 20} {
+		whole := strings.Repeat("0123456789abcdef", 1<<16)
+		req, closes := text(whole)
+		var budget replay.Budget
+		b := replay.New(req, roomy, &budget)
+		io.CopyN(io.Discard, b.First(req), part)
+		want(t, "Hold", b.Hold(req), true)
+		next := mustNext(t, b, req)
+		got, err := io.ReadAll(next.Body)
+		if err != nil || string(got) != whole {
+			t.Errorf("after %d bytes: got %d bytes and %v, want the %d of the body", part, len(got), err, len(whole))
+		}
+		next.Body.Close()
+		b.Done()
+		want(t, "closes", *closes, 1)
+		want(t, "budget", budget.Used(), int64(0))
+	}
+}
+
+func TestFirstAttemptWaitsUntilItIsDecided(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		decide func(*replay.Body, *http.Request)
+		want   string
+	}{
+		{"released", func(b *replay.Body, _ *http.Request) { b.Release() }, "rest"},
+		{"replaced", func(b *replay.Body, req *http.Request) { b.Next(req) }, "!" + replay.ErrCut.Error()},
+		{"given up", func(b *replay.Body, _ *http.Request) { b.Close() }, "!" + replay.ErrCut.Error()},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			req, _ := text("rest")
+			b := replay.New(req, roomy, new(replay.Budget))
+			want(t, "Hold", b.Hold(req), true)
+			got := readAsync(b.First(req))
+			want(t, c.name+": Read before", now(got), "(waits)")
+			c.decide(b, req)
+			want(t, c.name+": Read after", now(got), c.want)
+		})
+	}
+}
+
+func TestReadInProgressAtTheCutBelongsToTheSecondAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		b := replay.New(req, replay.Limits{Body: 3, Total: 3}, new(replay.Budget))
+		first := readAsync(b.First(req))
+		want(t, "first Read", now(first), "(waits)")
+		b.Hold(req)
+		next := mustNext(t, b, req)
+		want(t, "Reading", next.Reading, true)
+		second := readAsync(next.Body)
+		want(t, "second Read", now(second), "(waits)")
+		src.pieces <- "more than the bound"
+		want(t, "first Read at the end", now(first), "!"+replay.ErrCut.Error())
+		want(t, "second Read at the end", now(second), "more than the bound")
+		close(src.pieces)
+		want(t, "second Read at EOF", now(readAsync(next.Body)), "!EOF")
+	})
+}
+
+func TestWhatIsReadWhileHeldIsKeptBeyondTheBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		b := replay.New(req, replay.Limits{Body: 3, Total: 3}, new(replay.Budget))
+		first := readAsync(b.First(req))
+		synctest.Wait()
+		want(t, "Hold", b.Hold(req), true)
+		src.pieces <- "more than the bound"
+		want(t, "first Read", now(first), "more than the bound")
+		next := mustNext(t, b, req)
+		want(t, "second Read", now(readAsync(next.Body)), "more than the bound")
+	})
+}
+
+func TestSecondAttemptsCloseWakesItsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		b := replay.New(req, roomy, new(replay.Budget))
+		first := readAsync(b.First(req))
+		synctest.Wait()
+		b.Hold(req)
+		next := mustNext(t, b, req)
+		second := readAsync(next.Body)
+		want(t, "second Read", now(second), "(waits)")
+		next.Body.Close()
+		want(t, "second Read after Close", now(second), "!tokentripper: read of a closed request body")
+		want(t, "first Read", now(first), "!"+replay.ErrCut.Error())
+		want(t, "closes", src.closes, 1)
+	})
+}
+
+func TestCloseWakesAnAttemptThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req, _ := text("0123456789")
+		b := replay.New(req, roomy, new(replay.Budget))
+		b.Hold(req)
+		got := readAsync(b.First(req))
+		want(t, "Read while held", now(got), "(waits)")
+		b.First(req).Close() // as net/http does with HTTP/2
+		want(t, "Read after Close", now(got), "!tokentripper: read of a closed request body")
+		second, err := io.ReadAll(mustNext(t, b, req).Body)
+		want(t, "second attempt", string(second), "0123456789")
+		want(t, "error", err, error(nil))
+	})
+}
+
+func TestTrailersReachTheSecondAttemptWhenTheBodyEnds(t *testing.T) {
+	req, _ := text("0123456789")
+	req.Trailer = http.Header{"X-Sum": nil}
+	b := replay.New(req, roomy, new(replay.Budget))
+	io.CopyN(io.Discard, b.First(req), 5)
+	b.Hold(req)
+	next := mustNext(t, b, req)
+	req.Trailer.Set("X-Sum", "sum")
+	want(t, "names", len(next.Trailer), 1)
+	want(t, "before the end", next.Trailer.Get("X-Sum"), "")
+	io.ReadAll(next.Body)
+	want(t, "at the end", next.Trailer.Get("X-Sum"), "sum")
+}
+
+func TestBodyPastABoundGoesOnAndCannotBeSentAgain(t *testing.T) {
+	for _, limits := range []replay.Limits{{Body: 9, Total: 100}, {Body: 100, Total: 9}} {
+		req, closes := text("0123456789")
+		var budget replay.Budget
+		b := replay.New(req, limits, &budget)
+		first := b.First(req)
+		got, err := io.ReadAll(first)
+		if err != nil || string(got) != "0123456789" {
+			t.Errorf("%+v: got %q and %v, want the body", limits, got, err)
+		}
+		want(t, "budget", budget.Used(), int64(0))
+		want(t, "Hold", b.Hold(req), false)
+		first.Close()
+		want(t, "closes while undecided", *closes, 0)
+		b.Release()
+		want(t, "closes", *closes, 1)
+	}
+}
+
+func TestBodyOfExactlyTheBoundCanBeSentAgain(t *testing.T) {
+	req, _ := text("0123456789")
+	b := replay.New(req, replay.Limits{Body: 10, Total: 10}, new(replay.Budget))
+	io.ReadAll(b.First(req))
+	want(t, "Hold", b.Hold(req), true)
+	got, _ := io.ReadAll(mustNext(t, b, req).Body)
+	want(t, "second attempt", string(got), "0123456789")
+}
+
+func TestRecordingsShareTheBudgetToItsLastByte(t *testing.T) {
+	var budget replay.Budget
+	limits := replay.Limits{Body: 1 << 20, Total: 300_000}
+	whole := strings.Repeat("x", 200_000)
+	for _, c := range []struct {
+		size int
+		hold bool
+	}{{200_000, true}, {100_000, false}, {41_952, true}, {1, false}} { // the first takes 252 KiB of chunks
+		req, _ := text(whole[:c.size])
+		b := replay.New(req, limits, &budget)
+		io.ReadAll(b.First(req))
+		want(t, "Hold", b.Hold(req), c.hold)
+	}
+	want(t, "budget", budget.Used(), limits.Total)
+}
+
+func TestBodyThatFailedCannotBeSentAgain(t *testing.T) {
+	broken := errors.New("broken")
+	req := request(io.NopCloser(io.MultiReader(strings.NewReader("x"), errReader{broken})))
+	b := replay.New(req, roomy, new(replay.Budget))
+	_, err := io.ReadAll(b.First(req))
+	want(t, "first attempt's error", err, broken)
+	want(t, "Hold", b.Hold(req), false)
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+func TestCutAttemptReadsEOFOnlyWhenItHasAllOfTheContentLength(t *testing.T) {
+	for read, wantErr := range map[int64]error{9: replay.ErrCut, 10: io.EOF} {
+		req, _ := text("0123456789")
+		req.ContentLength = 10
+		b := replay.New(req, roomy, new(replay.Budget))
+		first := b.First(req)
+		io.CopyN(io.Discard, first, read)
+		b.Hold(req)
+		next := mustNext(t, b, req)
+		_, err := first.Read(make([]byte, 1))
+		want(t, "cut attempt's Read", err, wantErr)
+		want(t, "Sent", next.Sent, read == 10)
+	}
+}
+
+func TestRecordingAfterDoneTakesNoMoreOfTheBudget(t *testing.T) {
+	req, _ := text("0123456789")
+	var budget replay.Budget
+	b := replay.New(req, roomy, &budget)
+	b.Done() // as after a panic of the base
+	io.ReadAll(b.First(req))
+	want(t, "budget", budget.Used(), int64(0))
+}
+
+func TestBodiesThatNeedNoRecordingAreNotTouched(t *testing.T) {
+	getBody := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("again")), nil }
+	stream, again := io.NopCloser(&bytes.Buffer{}), io.NopCloser(strings.NewReader("again"))
+	for name, c := range map[string]struct {
+		req    *http.Request
+		limits replay.Limits
+		hold   bool
+	}{
+		"nil":       {request(nil), roomy, true},
+		"NoBody":    {request(http.NoBody), roomy, true},
+		"GetBody":   {&http.Request{Body: again, GetBody: getBody}, roomy, true},
+		"not bound": {request(stream), replay.Limits{Body: -1}, false},
+	} {
+		b := replay.New(c.req, c.limits, new(replay.Budget))
+		want(t, name+": first body is the caller's", b.First(c.req) == c.req.Body, true)
+		want(t, name+": Hold", b.Hold(c.req), c.hold)
+		b.Release()
+		b.Close()
+		b.Done()
+	}
+}

@@ -1,0 +1,497 @@
+package tokensource_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// endpointFunc is a token endpoint without a network, as the Transport of a client.
+type endpointFunc func(*http.Request) (*http.Response, error)
+
+func (f endpointFunc) RoundTrip(req *http.Request) (*http.Response, error) {
+	defer req.Body.Close()
+	return f(req)
+}
+
+// endpointReply is an Endpoint that always answers this.
+func endpointReply(status int, header http.Header, body string) tokensource.Endpoint {
+	return tokensource.Endpoint{URL: "https://login.example.com/token", ClientID: "app", Client: &http.Client{
+		Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body))}, nil
+		}),
+	}}
+}
+
+func contentType(s string) http.Header { return http.Header{"Content-Type": {s}} }
+
+var anyGrant = url.Values{"grant_type": {"client_credentials"}}
+
+// wantEndpointError checks the text, and that it shows nothing of the reply's body.
+func wantEndpointError(t *testing.T, tok *tokensource.Token, err error, want string) *tokensource.EndpointError {
+	t.Helper()
+	e, ok := errors.AsType[*tokensource.EndpointError](err)
+	if !ok || tok != nil || err.Error() != want {
+		t.Fatalf("got token %v, error %v\nwant an EndpointError: %s", tok, err, want)
+	}
+	return e
+}
+
+func TestRepliesAreJSONOrAForm(t *testing.T) {
+	want := &tokensource.Token{AccessToken: "at", TokenType: "bearer", RefreshToken: "rt"}
+	const form = "access_token=at&token_type=bearer&refresh_token=rt&scope=a+b"
+	const object = ` {"access_token":"at","token_type":"bearer","refresh_token":"rt","scope":["any"],"x":{}} `
+	for _, c := range [][2]string{
+		{"application/json", object},
+		{"application/json; charset=utf-8", object},
+		{"text/html", object},
+		{"", object},
+		{"a/b; =", object},
+		{"application/x-www-form-urlencoded", object},
+		{"application/x-www-form-urlencoded; charset=utf-8", form},
+		{"text/plain", form},
+	} {
+		got, err := endpointReply(200, contentType(c[0]), c[1]).Exchange(t.Context(), anyGrant)
+		if err != nil || !reflect.DeepEqual(*got, *want) {
+			t.Errorf("%s %s: got %#v, %v, want %#v", c[0], c[1], got, err, want)
+		}
+	}
+}
+
+func TestUnusableRepliesTellWhatIsWrong(t *testing.T) {
+	const answered = "tokensource: the token endpoint answered 200: "
+	for body, want := range map[string]string{
+		"":                             "reply: empty",
+		" \n":                          "reply: empty",
+		"<html>hush</html>":            "reply: markup, neither JSON nor a form",
+		`{"access_token":"hus`:         "reply: not valid JSON",
+		`{"access_token":"hush"} hush`: "reply: not valid JSON",
+		`["hush"]`:                     "reply: not a JSON object",
+		`"hush"`:                       "reply: not a JSON object",
+		`null`:                         "reply: not a JSON object",
+		`hush`:                         "reply: not a JSON object",
+		`{}`:                           "tokensource: access_token is empty",
+		`{"access_token":""}`:          "tokensource: access_token is empty",
+		`{"access_token":null}`:        "tokensource: access_token is empty",
+		`{"access_token":5}`:           "reply: access_token is of the wrong type",
+		`{"access_token":{"hush":1}}`:  "reply: access_token is of the wrong type",
+		`{"access_token":"hush","token_type":[1]}`:      "reply: token_type is of the wrong type",
+		`{"access_token":"hush","refresh_token":true}`:  "reply: refresh_token is of the wrong type",
+		`{"access_token":"hush","error":{}}`:            "reply: error is of the wrong type",
+		`{"access_token":"hush","error_description":1}`: "reply: error_description is of the wrong type",
+		`{"access_token":"hush","error_uri":["hush"]}`:  "reply: error_uri is of the wrong type",
+		`{"access_token":"hush hush"}`:                  "tokensource: access_token has the byte 0x20, which no header may carry",
+		`{"access_token":"hush\r\nX: y"}`:               "tokensource: access_token has the byte 0x0d, which no header may carry",
+		`{"access_token":"hush\u0000"}`:                 "tokensource: access_token has the byte 0x00, which no header may carry",
+		`{"access_token":"hüsh"}`:                       "tokensource: access_token has the byte 0xc3, which no header may carry",
+		`{"access_token":"hush\u007f"}`:                 "tokensource: access_token has the byte 0x7f, which no header may carry",
+	} {
+		tok, err := endpointReply(200, contentType("application/json"), body).Exchange(t.Context(), anyGrant)
+		wantEndpointError(t, tok, err, answered+want)
+	}
+}
+
+func TestAnUnusableFormTellsWhatIsWrong(t *testing.T) {
+	for body, want := range map[string]string{
+		"access_token=hush%zz":     "reply: not a valid form",
+		"hush":                     "tokensource: access_token is empty",
+		"access_token=hush%0d%0aX": "tokensource: access_token has the byte 0x0d, which no header may carry",
+		"<p>access_token=hush</p>": "reply: markup, neither JSON nor a form",
+		"token=hush&access_token=": "tokensource: access_token is empty",
+		"access_token=hush+hush":   "tokensource: access_token has the byte 0x20, which no header may carry",
+	} {
+		tok, err := endpointReply(200, contentType("application/x-www-form-urlencoded"), body).Exchange(t.Context(), anyGrant)
+		wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 200: "+want)
+	}
+}
+
+func TestRefusalsTellStatusCodeAndDescription(t *testing.T) {
+	for _, c := range []struct {
+		status            int
+		media, body, want string
+	}{
+		{400, "application/json", `{"error":"invalid_scope"}`, "400 invalid_scope"},
+		{400, "application/json", `{"error":"invalid_scope","error_description":"no such"}`, "400 invalid_scope: no such"},
+		{200, "application/json", `{"error":"invalid_scope","access_token":"hush"}`, "200 invalid_scope"},
+		{200, "application/x-www-form-urlencoded", `error=bad_verification_code&error_description=It+is+old`, "200 bad_verification_code: It is old"},
+		{500, "application/json", `{"error":"server_error","error_description":"down"}`, "500 server_error: down"},
+		{502, "text/html", `<html>Bad Gateway: hush</html>`, "502"},
+		{503, "", ``, "503"},
+		{404, "application/json", `{"message":"hush"}`, "404"},
+		{400, "application/json", `["hush"]`, "400"},
+		{400, "application/json", `{"error":{"hush":1},"error_description":"why"}`, "400: why"},
+		{400, "application/json", `{"error":"invalid_scope","error_description":["hush"]}`, "400 invalid_scope"},
+		{200, "application/json", `{"error":"invalid_scope","error_description":["hush"]}`, "200 invalid_scope"},
+		{201, "application/json", `{}`, "201: tokensource: access_token is empty"},
+	} {
+		tok, err := endpointReply(c.status, contentType(c.media), c.body).Exchange(t.Context(), anyGrant)
+		wantEndpointError(t, tok, err, "tokensource: the token endpoint answered "+c.want)
+	}
+}
+
+func TestInvalidGrantNeedsALoginEvenIfTheRestOfTheReplyIsWrong(t *testing.T) {
+	for _, body := range []string{
+		`{"error":"invalid_grant"}`, `{"error":"invalid_grant","error_description":{}}`, `{"error":"invalid_grant","error_uri":1}`,
+	} {
+		for _, status := range []int{200, 400, 401, 500} {
+			src := &tokensource.RefreshToken{Endpoint: endpointReply(status, contentType("application/json"), body), RefreshToken: "grant"}
+			if _, err := src.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("%d %s: got %v, want ErrReauthenticate", status, body, err)
+			}
+		}
+	}
+}
+
+func TestARefusalsFieldsAreThoseOfTheReply(t *testing.T) {
+	body := `{"error":"invalid_request","error_description":"no\nscope","error_uri":"https://example.com/help"}`
+	_, err := endpointReply(400, http.Header{"Retry-After": {"7"}}, body).Exchange(t.Context(), anyGrant)
+	want := tokensource.EndpointError{StatusCode: 400, Code: "invalid_request", Description: "no\nscope", URI: "https://example.com/help", RetryAfter: 7 * time.Second}
+	if got, _ := errors.AsType[*tokensource.EndpointError](err); got == nil || *got != want {
+		t.Errorf("got %#v, want %#v", got, want)
+	}
+}
+
+func TestWhatTheServerSaysStaysOnOneShortLine(t *testing.T) {
+	for _, said := range []string{
+		"a\r\nlevel=ERROR forged", "a\x1b[31mred\x00", "a\u2028b\u202ec", strings.Repeat("long ", 1000), strings.Repeat("é", 150), "x" + strings.Repeat("é", 150), "\xff\xfe",
+	} {
+		e := &tokensource.EndpointError{StatusCode: 400, Code: said, Description: said}
+		got := e.Error()
+		if strings.ContainsAny(got, "\r\n\x1b\x00\u2028\u202e") || !utf8.ValidString(got) || len(got) > 1000 {
+			t.Errorf("got %q, want one short line of UTF-8", got)
+		}
+	}
+	e := &tokensource.EndpointError{StatusCode: 400, Description: strings.Repeat("é", 150)}
+	if want := "tokensource: the token endpoint answered 400: " + strings.Repeat("é", 100) + "…"; e.Error() != want {
+		t.Errorf("got %q, want %q", e.Error(), want)
+	}
+}
+
+func TestRetryAfterIsReadAsSecondsOrADate(t *testing.T) {
+	const forEver = time.Duration(1<<63 - 1)
+	date := func(h string) http.Header {
+		return http.Header{"Date": {"Wed, 21 Oct 2015 07:28:00 GMT"}, "Retry-After": {h}}
+	}
+	for value, want := range map[string]time.Duration{
+		"120":                               2 * time.Minute,
+		"0":                                 0,
+		"Wed, 21 Oct 2015 07:28:30 GMT":     30 * time.Second,
+		"Wed, 21 Oct 2015 07:27:30 GMT":     0,
+		"Wednesday, 21-Oct-15 07:29:00 GMT": time.Minute,
+		"Fri, 31 Dec 9999 23:59:59 GMT":     forEver,
+		"99999999999":                       forEver,
+		"99999999999999999999999999":        forEver,
+		"-5":                                0,
+		"1.5":                               0,
+		"soon":                              0,
+		"":                                  0,
+	} {
+		_, err := endpointReply(503, date(value), "").Exchange(t.Context(), anyGrant)
+		if e, _ := errors.AsType[*tokensource.EndpointError](err); e == nil || e.RetryAfter != want {
+			t.Errorf("Retry-After %q: got %#v, want %v", value, e, want)
+		}
+	}
+}
+
+// endpointServer counts the requests to a token endpoint.
+func endpointServer(t *testing.T, h http.HandlerFunc) (*httptest.Server, *atomic.Int32) {
+	t.Helper()
+	var n atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.Add(1)
+		h(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	return srv, &n
+}
+
+func TestNoRedirectIsFollowed(t *testing.T) {
+	for _, status := range []int{300, 301, 302, 303, 304, 307, 308} {
+		other, seen := endpointServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"access_token":"at"}`) })
+		srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", other.URL+"/token")
+			w.WriteHeader(status)
+		})
+		client := srv.Client()
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return nil }
+		e := tokensource.Endpoint{URL: srv.URL, ClientID: "app", ClientSecret: "hush-hush", Client: client}
+		tok, err := e.Exchange(t.Context(), anyGrant)
+		wantEndpointError(t, tok, err, fmt.Sprintf("tokensource: the token endpoint answered %d: a redirect, which is not followed", status))
+		if seen.Load() != 0 {
+			t.Errorf("%d: the other server saw %d requests, want none", status, seen.Load())
+		}
+		if client.CheckRedirect(nil, nil) != nil {
+			t.Error("the user's CheckRedirect was changed")
+		}
+	}
+}
+
+// An endless body counts what is read of it.
+type endless struct{ read, closed int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read += len(p)
+	return copy(p, strings.Repeat("x", len(p))), nil
+}
+func (e *endless) Close() error { e.closed++; return nil }
+
+func TestAtMostOneMiBOfAReplyIsRead(t *testing.T) {
+	for _, status := range []int{200, 500} {
+		body := &endless{}
+		e := endpointReply(status, nil, "")
+		e.Client.Transport = endpointFunc(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{}, Body: body}, nil
+		})
+		tok, err := e.Exchange(t.Context(), anyGrant)
+		wantEndpointError(t, tok, err, fmt.Sprintf("tokensource: the token endpoint answered %d: reply: more than 1048576 bytes", status))
+		if body.read > 1<<20+1 || body.closed != 1 {
+			t.Errorf("read %d bytes and closed %d times, want at most 1 MiB and once", body.read, body.closed)
+		}
+	}
+}
+
+func TestAServerThatNeverStopsIsCutOff(t *testing.T) {
+	stopped := make(chan struct{})
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+		defer close(stopped)
+		for err := error(nil); err == nil; {
+			_, err = w.Write(make([]byte, 64<<10))
+		}
+	})
+	tok, err := tokensource.Endpoint{URL: srv.URL}.Exchange(t.Context(), anyGrant)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 200: reply: more than 1048576 bytes")
+	<-stopped
+}
+
+func TestAReplyOfExactlyOneMiBIsRead(t *testing.T) {
+	body := `{"access_token":"at"}`
+	body += strings.Repeat(" ", 1<<20-len(body))
+	if tok, err := endpointReply(200, nil, body).Exchange(t.Context(), anyGrant); err != nil || tok.AccessToken != "at" {
+		t.Errorf("got %v, %v, want the token", tok, err)
+	}
+}
+
+func TestATruncatedReplyIsAnEndpointError(t *testing.T) {
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, `{"access_token":"hush"}`)
+	})
+	tok, err := tokensource.Endpoint{URL: srv.URL}.Exchange(t.Context(), anyGrant)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 200: reply: unexpected EOF")
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("got %v, want io.ErrUnexpectedEOF wrapped", err)
+	}
+}
+
+// sentTo returns the request and its form that e sends.
+func sentTo(t *testing.T, e tokensource.Endpoint, form url.Values) (*http.Request, url.Values) {
+	t.Helper()
+	var got *http.Request
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+		r.ParseForm()
+		got = r
+		io.WriteString(w, `{"access_token":"at"}`)
+	})
+	e.URL = srv.URL + "/token?tenant=7"
+	if _, err := e.Exchange(t.Context(), form); err != nil {
+		t.Fatal(err)
+	}
+	return got, got.PostForm
+}
+
+const oddID, oddSecret = "id:é +&=%", "s:é +&=%/\"\n"
+
+func TestBasicCarriesIDAndSecretFormEncoded(t *testing.T) {
+	r, form := sentTo(t, tokensource.Endpoint{ClientID: oddID, ClientSecret: oddSecret}, anyGrant)
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte("id%3A%C3%A9+%2B%26%3D%25:s%3A%C3%A9+%2B%26%3D%25%2F%22%0A"))
+	if got := r.Header.Get("Authorization"); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !reflect.DeepEqual(form, anyGrant) {
+		t.Errorf("got the form %v, want %v", form, anyGrant)
+	}
+}
+
+func TestPostCarriesIDAndSecretInTheForm(t *testing.T) {
+	r, form := sentTo(t, tokensource.Endpoint{ClientID: oddID, ClientSecret: oddSecret, ClientSecretPost: true}, anyGrant)
+	want := url.Values{"grant_type": {"client_credentials"}, "client_id": {oddID}, "client_secret": {oddSecret}}
+	if !reflect.DeepEqual(form, want) || r.Header.Get("Authorization") != "" {
+		t.Errorf("got %v and Authorization %q, want %v and none", form, r.Header.Get("Authorization"), want)
+	}
+}
+
+func TestAPublicClientSendsItsIDAlone(t *testing.T) {
+	for _, post := range []bool{false, true} {
+		r, form := sentTo(t, tokensource.Endpoint{ClientID: "app", ClientSecretPost: post}, anyGrant)
+		want := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}}
+		if !reflect.DeepEqual(form, want) || r.Header.Get("Authorization") != "" {
+			t.Errorf("got %v and Authorization %q, want %v and none", form, r.Header.Get("Authorization"), want)
+		}
+	}
+}
+
+func TestTheRequestIsAFormPostThatAsksForJSON(t *testing.T) {
+	r, _ := sentTo(t, tokensource.Endpoint{}, anyGrant)
+	got := []string{r.Method, r.URL.RequestURI(), r.Header.Get("Content-Type"), r.Header.Get("Accept")}
+	want := []string{"POST", "/token?tenant=7", "application/x-www-form-urlencoded", "application/json"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestParamsAreSentAndTheGrantsWin(t *testing.T) {
+	params := url.Values{"audience": {"a", "b"}, "scope": {"all"}, "client_id": {"other"}, "grant_type": {"password"}}
+	form := url.Values{"grant_type": {"refresh_token"}, "scope": {"few"}}
+	params0, form0 := maps.Clone(params), maps.Clone(form)
+	_, got := sentTo(t, tokensource.Endpoint{ClientID: "app", Params: params}, form)
+	want := url.Values{"audience": {"a", "b"}, "scope": {"few"}, "client_id": {"app"}, "grant_type": {"refresh_token"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if !reflect.DeepEqual(params, params0) || !reflect.DeepEqual(form, form0) {
+		t.Errorf("the caller's maps became %v and %v, want %v and %v", params, form, params0, form0)
+	}
+}
+
+func TestScopesAreJoined(t *testing.T) {
+	var got url.Values
+	e := endpointReply(200, nil, "")
+	e.Client.Transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
+		req.ParseForm()
+		got = req.PostForm
+		return nil, errors.New("enough")
+	})
+	(&tokensource.ClientCredentials{Endpoint: e, Scopes: []string{"a", "b"}}).Token(t.Context(), nil)
+	if want := (url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "scope": {"a b"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestAnEndpointIsSafeForConcurrentUse(t *testing.T) {
+	srv, n := endpointServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"access_token":"at"}`) })
+	e := tokensource.Endpoint{URL: srv.URL, ClientID: "app", ClientSecret: "hush", ClientSecretPost: true, Params: url.Values{"client_id": {"x"}, "a": {"b"}}}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := e.Exchange(t.Context(), anyGrant); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n.Load() != 20 {
+		t.Errorf("got %d requests, want 20", n.Load())
+	}
+}
+
+// dialCounter is a client whose names all lead to srv.
+func dialCounter(srv *httptest.Server) (*http.Client, *atomic.Int32) {
+	var dials atomic.Int32
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		dials.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, srv.Listener.Addr().String())
+	}}}, &dials
+}
+
+func TestPlainHTTPIsForLoopbackOrWithAllowHTTP(t *testing.T) {
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"access_token":"at"}`) })
+	for _, c := range []struct {
+		url   string
+		allow bool
+		want  int32
+	}{
+		{"http://login.example.com/token", false, 0},
+		{"HTTP://10.0.0.1/token", false, 0},
+		{"http://127.0.0.1.example.com/token", false, 0},
+		{"http://login.example.com/token", true, 1},
+		{"http://localhost:1/token", false, 1},
+		{"http://127.0.0.1:1/token", false, 1},
+		{"http://[::1]:1/token", false, 1},
+	} {
+		client, dials := dialCounter(srv)
+		e := tokensource.Endpoint{URL: c.url, AllowHTTP: c.allow, ClientSecret: "hush-hush", Client: client}
+		_, err := e.Exchange(t.Context(), anyGrant)
+		if (err == nil) != (c.want == 1) || dials.Load() != c.want {
+			t.Errorf("%s, AllowHTTP %t: got %d dials, %v, want %d", c.url, c.allow, dials.Load(), err, c.want)
+		}
+	}
+}
+
+func TestAnEndpointNeedsAnAbsoluteURL(t *testing.T) {
+	for _, s := range []string{"", "/token", "login.example.com/token", "https:///hush", "https://hush%zz", ":hush", "https://a\nhush"} {
+		_, err := tokensource.Endpoint{URL: s}.Exchange(t.Context(), anyGrant)
+		if err == nil || strings.Contains(err.Error(), "hush") {
+			t.Errorf("%q: got %v, want an error that does not quote it", s, err)
+		}
+	}
+}
+
+func TestNetworkErrorsDoNotQuoteTheURL(t *testing.T) {
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
+	nested := &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+		req = req.Clone(req.Context())
+		req.RequestURI = ""
+		return http.DefaultClient.Do(req)
+	})}
+	for _, client := range []*http.Client{nil, srv.Client(), nested} {
+		e := tokensource.Endpoint{URL: srv.URL + "/token?key=hush-hush", ClientSecret: "hush-hush", Client: client}
+		_, err := e.Exchange(t.Context(), anyGrant)
+		if err == nil || strings.Contains(err.Error(), "hush") || !errors.Is(err, io.EOF) {
+			t.Errorf("got %v, want EOF without the URL", err)
+		}
+	}
+}
+
+func TestAnErrorIsThatOfTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // else net/http does not notice that the client left
+		cancel()
+		<-r.Context().Done()
+	})
+	if _, err := (tokensource.Endpoint{URL: srv.URL}).Exchange(ctx, anyGrant); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func FuzzReply(f *testing.F) {
+	for _, body := range []string{
+		``, `{}`, `null`, `<p>`, `{"access_token":"at","expires_in":"3600.5","refresh_in":1e400}`, `access_token=at&expires_in=-1`,
+		`{"error":"x","error_description":"\u0000","access_token":[]}`, `{"access_token":"e30.eyJpYXQiOjEsImV4cCI6OWU5OX0.x"}`, `{"access_token":"a b"}`,
+	} {
+		f.Add(200, "application/json", "Wed, 21 Oct 2015 07:28:00 GMT", "120", body)
+		f.Add(400, "text/plain; charset", "x", "Fri, 31 Dec 9999 23:59:59 GMT", body)
+	}
+	f.Fuzz(func(t *testing.T, status int, media, date, retryAfter, body string) {
+		h := http.Header{"Content-Type": {media}, "Date": {date}, "Retry-After": {retryAfter}}
+		tok, err := endpointReply(status, h, body).Exchange(context.Background(), anyGrant)
+		e, refused := errors.AsType[*tokensource.EndpointError](err)
+		switch {
+		case (tok == nil) != refused:
+			t.Fatalf("got %v, %v, want either a token or an EndpointError", tok, err)
+		case refused && (e.RetryAfter < 0 || strings.ContainsAny(err.Error(), "\r\n\x00")):
+			t.Fatalf("got %q, Retry-After %v, want one line and no negative time", err, e.RetryAfter)
+		case !refused && (tok.AccessToken == "" || strings.ContainsFunc(tok.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' })):
+			t.Fatalf("got the access token %q, want one that a header may carry", tok.AccessToken)
+		case !refused && !tok.Expiry.IsZero() && tok.Expiry.Before(time.Now().Add(-time.Minute)):
+			t.Fatalf("got a token that expired at %v, want none", tok.Expiry)
+		}
+	})
+}

@@ -1,0 +1,260 @@
+package tokensource_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// Every secret has this in it, whatever it is for.
+const hush = "hush-hush"
+
+// exportedTypes are those of the package in this directory.
+func exportedTypes(t *testing.T) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), entry.Name(), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.IsExported() {
+				names = append(names, spec.Name.Name)
+			}
+			_, inFunc := n.(*ast.FuncDecl)
+			return !inFunc
+		})
+	}
+	return names
+}
+
+// shown is all that can be printed, logged or marshalled of v. Not %p and %w: fmt bypasses methods there.
+func shown(v any) map[string]string {
+	all := map[string]string{}
+	for _, verb := range strings.Fields("%v %+v %#v %s %q %x %X %d %o %O %t %e %g %b %c %U %T %+q %#x %#q %20s %! extra") {
+		all[verb] = fmt.Sprintf(verb, v)
+	}
+	all["Errorf"] = fmt.Errorf("because %v", v).Error()
+	var b bytes.Buffer
+	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
+	all["slog"] = b.String()
+	j, err := json.Marshal(v)
+	all["json"] = fmt.Sprint(string(j), err)
+	x, err := xml.Marshal(v)
+	all["xml"] = fmt.Sprint(string(x), err)
+	if err, ok := v.(error); ok {
+		for ; err != nil; err = errors.Unwrap(err) {
+			all["error"] += err.Error()
+		}
+	}
+	return all
+}
+
+// shows reports whether text has the secret, in clear or as %x, %d, %o, %b, %U, %c or base64 write it.
+func shows(text string) bool {
+	dec := strings.Trim(fmt.Sprintf("%d", []byte(hush[:4])), "[]")
+	b64 := base64.StdEncoding.EncodeToString([]byte(hush))
+	return strings.Contains(text, hush) || strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", hush)) ||
+		strings.Contains(text, dec) || strings.Contains(text, b64)
+}
+
+func wantNoSecret(t *testing.T, name string, v any) {
+	t.Helper()
+	for how, text := range shown(v) {
+		if shows(text) {
+			t.Errorf("%s, %T by %s: the secret shows: %.300q", name, v, how, text)
+			return
+		}
+	}
+}
+
+// forms are v alone and inside of others.
+func forms[V any](v V) []any {
+	p := &v
+	return []any{
+		v, p, &p, []V{v}, []*V{p}, [1]V{v}, map[string]V{"k": v}, map[string]*V{"k": p}, []any{v, p}, struct{ V V }{v}, struct{ V *V }{p}, &struct{ V V }{v}, &struct{ V any }{v},
+	}
+}
+
+var (
+	hushToken    = tokensource.Token{AccessToken: hush, TokenType: "Bearer", RefreshToken: hush, Expiry: time.Now(), RefreshAt: time.Now()}
+	hushEndpoint = tokensource.Endpoint{URL: "https://u:" + hush + "@login.example.com/" + hush + "?k=" + hush, ClientID: "app", ClientSecret: hush, Params: url.Values{"p": {hush}}}
+)
+
+// echo answers with everything that it was sent.
+func echo(status int, field string) tokensource.Endpoint {
+	e := hushEndpoint
+	e.Client = &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+		req.ParseForm()
+		said := fmt.Sprint(req.URL, req.Header, req.PostForm, req.PostForm.Encode())
+		body, _ := json.Marshal(map[string]string{"error": "invalid_grant", field: said})
+		r := fmt.Sprintf("HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
+		return http.ReadResponse(bufio.NewReader(strings.NewReader(r)), req)
+	})}
+	return e
+}
+
+// usedCaches have a token, an early refresh that failed, a final error, a panic.
+func usedCaches(t *testing.T) (all []*tokensource.Cache) {
+	add := func(src tokensource.Source) *tokensource.Cache {
+		c := &tokensource.Cache{Source: src}
+		c.Token(t.Context(), nil)
+		all = append(all, c)
+		return c
+	}
+	add(tokensource.Static(&hushToken))
+	fresh := hushToken
+	fresh.Expiry, fresh.RefreshAt = time.Time{}, time.Time{}
+	add(&tokensource.RefreshToken{Endpoint: echo(400, "error_description"), RefreshToken: hush})
+	add(&tokensource.ClientCredentials{Endpoint: echo(500, "error")}).Set(t.Context(), &fresh)
+	c := add(&tokensource.RefreshToken{Endpoint: echo(500, "error_uri"), RefreshToken: hush})
+	c.Set(t.Context(), &fresh)
+	c.Token(t.Context(), &fresh)
+	return all
+}
+
+func secretsTable(t *testing.T) map[string][]any {
+	failed := func(e tokensource.Endpoint) *tokensource.EndpointError {
+		_, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: hush + "-longer"}).Token(t.Context(), nil)
+		found, ok := errors.AsType[*tokensource.EndpointError](err)
+		if !ok {
+			t.Fatalf("got %v, want an EndpointError", err)
+		}
+		return found
+	}
+	table := map[string][]any{
+		"Token":             forms(hushToken),
+		"Endpoint":          forms(hushEndpoint),
+		"RefreshToken":      forms(tokensource.RefreshToken{Endpoint: hushEndpoint, RefreshToken: hush}),
+		"ClientCredentials": forms(tokensource.ClientCredentials{Endpoint: hushEndpoint, Scopes: []string{"a"}}),
+		"Source":            append(forms(tokensource.Static(&hushToken)), forms[tokensource.Source](&tokensource.ClientCredentials{Endpoint: hushEndpoint})...),
+		"Func":              forms(tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) { return &hushToken, nil })),
+		"Refresh":           forms(tokensource.Refresh{Cause: tokensource.Expired, Err: failed(echo(400, "error_description"))}),
+		"Cause":             forms(tokensource.Early),
+	}
+	for _, field := range []string{"error", "error_description", "error_uri"} {
+		table["EndpointError"] = append(table["EndpointError"], forms(*failed(echo(400, field)))...)
+	}
+	for _, c := range usedCaches(t) {
+		table["Cache"] = append(table["Cache"], c, []*tokensource.Cache{c}, map[string]*tokensource.Cache{"k": c}, struct{ C *tokensource.Cache }{c}, struct{ S tokensource.Source }{c})
+	}
+	return table
+}
+
+func TestNoExportedTypeShowsASecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := secretsTable(t)
+		synctest.Wait() // no refresh is in flight while fmt reads a Cache
+		for _, name := range exportedTypes(t) {
+			if len(table[name]) == 0 {
+				t.Errorf("%s has no row in the table: can it hold a secret?", name)
+			}
+			for _, v := range table[name] {
+				wantNoSecret(t, name, v)
+			}
+		}
+	})
+}
+
+func TestAServerThatEchoesSecretsIsNotQuoted(t *testing.T) {
+	odd := "hush-hush +&=%/é\"\n" // is written differently in a form
+	for _, post := range []bool{false, true} {
+		for _, field := range []string{"error", "error_description", "error_uri"} {
+			e := echo(400, field)
+			e.ClientSecret, e.ClientSecretPost, e.Params = odd, post, url.Values{"assertion": {odd + "2"}, "x": {hush}}
+			_, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: odd + "longer"}).Token(t.Context(), nil)
+			refusal, _ := errors.AsType[*tokensource.EndpointError](err)
+			got := fmt.Sprint(refusal.Code, refusal.Description, refusal.URI, err)
+			basic := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape("app") + ":" + url.QueryEscape(odd)))
+			for _, secret := range []string{"hush", "longer", basic, strconv.Quote(odd)} {
+				if strings.Contains(got, secret) {
+					t.Errorf("post %t, %s: got %q, want it without %q", post, field, got, secret)
+				}
+			}
+			if !strings.Contains(got, "[redacted]") {
+				t.Errorf("post %t, %s: got %q, want the rest of it", post, field, got)
+			}
+		}
+	}
+}
+
+func TestPublicParametersMayBeQuoted(t *testing.T) {
+	e := endpointReply(400, nil, `{"error":"unauthorized_client","error_description":"app-1 may not use client_credentials"}`)
+	e.ClientID, e.Params = "app-1", url.Values{"hint": {"client"}}
+	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 unauthorized_client: app-1 may not use [redacted]_credentials")
+}
+
+func TestErrorsOfNetHTTPThatQuoteTheServerAreRedacted(t *testing.T) {
+	for _, reply := range []string{
+		"client_secret=" + hush + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nclient_secret " + hush + "\r\n\r\n",
+		"HTTP/1.1 302 Found\r\nLocation: https://x/%zz?" + hush + "\r\n\r\n",
+	} {
+		srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			conn.Write([]byte(reply))
+			conn.Close()
+		})
+		e := hushEndpoint
+		e.URL = srv.URL
+		if _, err := e.Exchange(t.Context(), anyGrant); err == nil || shows(err.Error()) {
+			t.Errorf("%q: got %v, want an error without the secret", reply, err)
+		}
+	}
+}
+
+func TestATokenTypeIsPrintedOnOneLine(t *testing.T) {
+	if got := fmt.Sprint(tokensource.Token{TokenType: "a\nb"}); got != `"a\nb" token [redacted]` {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestATokenIsNotReadFromWhatWasPrinted(t *testing.T) {
+	data, err := json.Marshal(hushToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tok tokensource.Token
+	if err := json.Unmarshal(data, &tok); err == nil {
+		t.Errorf("got %#v, want an error", tok)
+	}
+}
+
+func TestMarshalIsTheWayToStoreAToken(t *testing.T) {
+	data, err := tokensource.Marshal(&hushToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tokensource.Unmarshal(data)
+	if err != nil || got.AccessToken != hush || got.RefreshToken != hush || !got.Expiry.Equal(hushToken.Expiry) {
+		t.Errorf("got %v, %v, want the token with its secrets", got, err)
+	}
+}
