@@ -1,0 +1,24 @@
+// Package tokentripper is the map of this module; it declares nothing. The
+// examples below are whole programs to begin with.
+//
+// The module keeps an http.Client authenticated. Two packages do it:
+//
+//   - [github.com/tokentripper/tokentripper/transport] has Auth, an
+//     http.RoundTripper. It sends each request with a token. When the server
+//     refuses the token, it asks for another and sends the request once more.
+//   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
+//     tokens. A grant, or a function of your own, obtains them; a Cache over it
+//     refreshes once for everybody.
+//
+// A third is for tests: [github.com/tokentripper/tokentripper/tokensource/tokentest]
+// runs an authorization server and an API on loopback.
+//
+//	your code
+//	   │ client.Do(req)
+//	http.Client ──▶ transport.Auth ──▶ any base RoundTripper ──▶ the API
+//	                    │ Token(ctx, old)
+//	                    ▼
+//	             tokensource.Cache ──▶ a grant, or your Func ──▶ the token endpoint
+//
+// Newcomers need an Auth, a Cache and one grant: see the example ClientCredentials.
+package tokentripper

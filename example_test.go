@@ -1,0 +1,459 @@
+package tokentripper_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/tokentest"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+// A service calls an API in its own name. The server revokes the token between
+// the two requests; the second is refused, gets a new token and is sent again.
+func Example_clientCredentials() {
+	srv := tokentest.Start() // stands for your authorization server and your API
+	defer srv.Close()
+
+	client := &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{
+			Endpoint: tokensource.Endpoint{
+				URL:          srv.TokenURL(),
+				ClientID:     srv.ClientID,
+				ClientSecret: srv.ClientSecret,
+			},
+		}},
+	}}
+
+	for range 2 {
+		resp, err := client.Post(srv.APIURL(), "text/plain", strings.NewReader("hello"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		fmt.Println(resp.Status)
+		srv.RevokeAccess()
+	}
+	fmt.Println("refused:", srv.Counts().Refused)
+	// Output:
+	// 200 OK
+	// 200 OK
+	// refused: 1
+}
+
+// A program acts for a user who logged in once. Each refresh token works
+// once, so the next one is saved before its access token is used: a program that
+// stops at any moment can go on later.
+func Example_refreshToken() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	login := srv.RefreshToken() // what the user's login gave
+	dir, err := os.MkdirTemp("", "tokentripper")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "token.json")
+
+	// save replaces the file as a whole: it holds the old token or the new one.
+	save := func(token *tokensource.Token) error {
+		data, err := tokensource.Marshal(token)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+			return err
+		}
+		return os.Rename(path+".new", path)
+	}
+
+	start := func() *http.Client {
+		grant := &tokensource.RefreshToken{
+			Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+			RefreshToken: login,
+		}
+		cache := &tokensource.Cache{
+			Source: tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+				token, err := grant.Token(ctx, old)
+				if err != nil {
+					return nil, err
+				}
+				if err := save(token); err != nil {
+					log.Print("the next start will need a login: ", err)
+				}
+				return token, nil // it works here, saved or not, and the one before is spent
+			}),
+		}
+		if data, err := os.ReadFile(path); err == nil {
+			token, err := tokensource.Unmarshal(data)
+			if err != nil {
+				log.Fatal(err)
+			}
+			if err := cache.Set(context.Background(), token); err != nil {
+				log.Fatal(err)
+			}
+		}
+		return &http.Client{Transport: &transport.Auth{Source: cache}}
+	}
+
+	for range 2 { // the program runs twice
+		client := start()
+		for range 2 {
+			resp, err := client.Get(srv.APIURL())
+			if err != nil {
+				log.Fatal(err)
+			}
+			resp.Body.Close()
+			fmt.Println(resp.Status)
+			srv.RevokeAccess()
+		}
+	}
+	fmt.Println("refreshes:", srv.Counts().Rotations)
+	fmt.Println("refresh tokens used twice:", srv.Counts().Reuses)
+	// Output:
+	// 200 OK
+	// 200 OK
+	// 200 OK
+	// 200 OK
+	// refreshes: 4
+	// refresh tokens used twice: 0
+}
+
+// A login API of one's own: JSON instead of OAuth, and 403 for an expired
+// token. When the refresh token is dead too, every request fails with
+// ErrReauthenticate until somebody has logged in again.
+//
+// A program that has the password at hand can log in within the Func instead. Then
+// the Cache sees to it that many callers log in once.
+func Example_loginAPI() {
+	srv := tokentest.Start()
+	defer srv.Close()
+
+	// obtain posts JSON to the login API and reads the tokens of its answer.
+	obtain := func(ctx context.Context, url string, ask map[string]string) (*tokensource.Token, error) {
+		body, err := json.Marshal(ask)
+		if err != nil {
+			return nil, err
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		began := time.Now()
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+		case http.StatusForbidden: // the refresh token is dead
+			return nil, tokensource.ErrReauthenticate
+		default:
+			return nil, fmt.Errorf("the login API answered %s", resp.Status)
+		}
+		var answer struct {
+			AccessToken, RefreshToken string
+			ExpiresIn                 int
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			return nil, err
+		}
+		token := &tokensource.Token{AccessToken: answer.AccessToken, RefreshToken: answer.RefreshToken}
+		if answer.ExpiresIn > 0 {
+			token.Expiry = began.Add(time.Duration(answer.ExpiresIn) * time.Second)
+		}
+		return token, nil
+	}
+
+	cache := &tokensource.Cache{
+		Source: tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+			if old == nil { // nobody has logged in yet
+				return nil, tokensource.ErrReauthenticate
+			}
+			return obtain(ctx, srv.RefreshURL(), map[string]string{"refreshToken": old.RefreshToken})
+		}),
+	}
+	login := func(ctx context.Context) error {
+		token, err := obtain(ctx, srv.LoginURL(), map[string]string{
+			"username": srv.Username,
+			"password": srv.Password,
+		})
+		if err != nil {
+			return err
+		}
+		return cache.Set(ctx, token)
+	}
+	client := &http.Client{Transport: &transport.Auth{
+		Source:  cache,
+		Refused: transport.UnauthorizedOrForbidden,
+	}}
+
+	get := func() {
+		resp, err := client.Get(srv.LegacyURL())
+		if errors.Is(err, tokensource.ErrReauthenticate) {
+			fmt.Println("login")
+			if err := login(context.Background()); err != nil {
+				log.Fatal(err)
+			}
+			resp, err = client.Get(srv.LegacyURL())
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		fmt.Println(resp.Status)
+	}
+	get()
+	srv.RevokeAccess() // the access token is answered with 403 from now on
+	get()
+	srv.RevokeAll() // the refresh token, too
+	get()
+	// Output:
+	// login
+	// 200 OK
+	// 200 OK
+	// login
+	// 200 OK
+}
+
+// A logger is a RoundTripper like those that you may have already. It logs no
+// headers: below Auth, they hold the token.
+type logger struct {
+	name string
+	base http.RoundTripper
+}
+
+func (l *logger) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Println(l.name, req.Method, resp.StatusCode)
+	return resp, nil
+}
+
+// What stands above Auth sees the caller's requests and their final answers: tracing
+// of operations, limits, retries. What stands below sees each attempt, with
+// its token: the wire log, metrics of the server, a proxy, TLS.
+//
+// A layer above that builds new requests, as retries do, hides from Auth whether
+// the request was redirected. Then Origins says where the token may go.
+func Example_composition() {
+	srv := tokentest.Start()
+	defer srv.Close()
+
+	source := &tokensource.Cache{Source: &tokensource.ClientCredentials{
+		Endpoint: tokensource.Endpoint{
+			URL:          srv.TokenURL(),
+			ClientID:     srv.ClientID,
+			ClientSecret: srv.ClientSecret,
+		},
+	}}
+	auth := &transport.Auth{
+		Source:  source,
+		Base:    &logger{"  attempt:", http.DefaultTransport},
+		Origins: []string{srv.URL},
+	}
+	client := &http.Client{Transport: &logger{"request:", auth}}
+
+	for range 2 {
+		resp, err := client.Get(srv.APIURL())
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		srv.RevokeAccess()
+	}
+	// Output:
+	//   attempt: GET 200
+	// request: GET 200
+	//   attempt: GET 401
+	//   attempt: GET 200
+	// request: GET 200
+}
+
+// A proxy that adds the token for clients that have none, uploads of unknown
+// length included. Whoever reaches the proxy acts with its token: let only
+// those reach it who may.
+func Example_reverseProxy() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	api, err := url.Parse(srv.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(api)
+			r.Out.Header.Del("Authorization") // Auth passes a request that has one untouched
+		},
+		Transport: &transport.Auth{
+			Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{
+				Endpoint: tokensource.Endpoint{
+					URL:          srv.TokenURL(),
+					ClientID:     srv.ClientID,
+					ClientSecret: srv.ClientSecret,
+				},
+			}},
+		},
+	})
+	defer proxy.Close()
+
+	for range 2 {
+		upload := io.LimitReader(strings.NewReader("hello, world"), 5)
+		resp, err := http.Post(proxy.URL+"/api", "text/plain", upload)
+		if err != nil {
+			log.Fatal(err)
+		}
+		var answer struct{ Length int }
+		err = json.NewDecoder(resp.Body).Decode(&answer)
+		resp.Body.Close()
+		fmt.Println(resp.Status, answer.Length, err)
+		srv.RevokeAccess()
+	}
+	// Output:
+	// 200 OK 5 <nil>
+	// 200 OK 5 <nil>
+}
+
+// A foreignToken and a foreignSource look like those of golang.org/x/oauth2
+// and many other libraries.
+type (
+	foreignToken struct {
+		AccessToken string
+		Expiry      time.Time
+	}
+	foreignSource interface {
+		Token() (*foreignToken, error)
+	}
+)
+
+// numbered is a foreignSource for the example.
+type numbered struct{ issued atomic.Int32 }
+
+func (n *numbered) Token() (*foreignToken, error) {
+	name := fmt.Sprintf("token-%d", n.issued.Add(1))
+	return &foreignToken{AccessToken: name, Expiry: time.Now().Add(time.Hour)}, nil
+}
+
+// Another library's tokens, such as those of an oauth2.TokenSource. Give it one
+// that obtains a token at each call, for the Cache keeps it. A source that caches by
+// itself works as well, but has no other token when a server refuses one
+// before its time: the caller then gets the refusal.
+func Example_foreignSource() {
+	var theirs foreignSource = new(numbered)
+
+	source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		t, err := theirs.Token()
+		if err != nil {
+			return nil, err
+		}
+		return &tokensource.Token{AccessToken: t.AccessToken, Expiry: t.Expiry}, nil
+	})
+
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Header.Get("Authorization"))
+		if r.Header.Get("Authorization") != "Bearer token-2" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer api.Close()
+	client := &http.Client{Transport: &transport.Auth{Source: &tokensource.Cache{Source: source}}}
+	resp, err := client.Get(api.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output:
+	// Bearer token-1
+	// Bearer token-2
+	// 200 OK
+}
+
+// How your own client behaves when all its requests are refused at once. In a
+// test, tokentest.NewServer(t) starts the server and closes it at the end.
+func Example_testing() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	srv.SetLatency(20 * time.Millisecond) // time for the others to be refused
+
+	client := &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: &tokensource.RefreshToken{
+			Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+			RefreshToken: srv.RefreshToken(),
+		}},
+	}}
+
+	var group sync.WaitGroup
+	var failed atomic.Int32
+	get := func() {
+		resp, err := client.Get(srv.APIURL())
+		if err != nil {
+			failed.Add(1)
+			return
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			failed.Add(1)
+		}
+	}
+	get()
+	srv.RevokeAccess()
+	for range 50 {
+		group.Go(get)
+	}
+	group.Wait()
+
+	fmt.Println("failed:", failed.Load())
+	fmt.Println("token requests:", srv.Counts().TokenRequests)
+	// Output:
+	// failed: 0
+	// token requests: 2
+}
+
+// An API wants a stronger login than the one that the token came from (RFC 9470). No
+// refresh can help, so the refusal comes as it is, and says what to do.
+func Example_challenges() {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("WWW-Authenticate",
+			`Bearer error="insufficient_user_authentication", acr_values="phishing-resistant", max_age=60`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer api.Close()
+
+	client := &http.Client{Transport: &transport.Auth{
+		Source: tokensource.Static(&tokensource.Token{AccessToken: "secret"}),
+	}}
+	resp, err := client.Get(api.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+
+	for _, c := range transport.Challenges(resp) {
+		if strings.EqualFold(c.Scheme, "Bearer") && c.Params["error"] == "insufficient_user_authentication" {
+			fmt.Println("log in again:", c.Params["acr_values"], "within", c.Params["max_age"], "s")
+		}
+	}
+	// Output:
+	// log in again: phishing-resistant within 60 s
+}

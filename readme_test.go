@@ -1,0 +1,133 @@
+package tokentripper_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A snippet is a block of Go code in the README and the example that it is taken
+// from, which a comment above the block names.
+type snippet struct{ example, code string }
+
+func TestREADMECodeIsTakenFromTheExamples(t *testing.T) {
+	examples := readFile(t, "example_test.go")
+	for _, s := range readmeSnippets(t) {
+		code := s.code
+		if strings.HasPrefix(code, "package main\n") {
+			code = mainBody(t, code)
+		}
+		example := between(examples, "func "+s.example+"() {\n", "\n}\n")
+		if example == "" || !strings.Contains(oneLine(example), oneLine(code)) {
+			t.Errorf("%s of example_test.go does not have this of README.md:\n%s", s.example, code)
+		}
+	}
+}
+
+func TestREADMEProgramRunsAsItIs(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip(err)
+	}
+	program := readmeSnippets(t)[0]
+	path := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(path, []byte(program.code), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.CommandContext(t.Context(), "go", "run", path).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	example := between(readFile(t, "example_test.go"), "func "+program.example+"() {\n", "\n}\n")
+	_, want, _ := strings.Cut(example, "// Output:\n")
+	want = strings.ReplaceAll(want, "//", "")
+	if got := oneLine(string(output)); got != oneLine(want) {
+		t.Errorf("got %s, want %s", got, oneLine(want))
+	}
+}
+
+func TestREADMEGuaranteesNameTheirTests(t *testing.T) {
+	section := between(readFile(t, "README.md"), "\n## What it guarantees\n", "\n## ")
+	lines := regexp.MustCompile(`(?m)^- (?:.|\n  )+`).FindAllString(section, -1)
+	if len(lines) == 0 {
+		t.Fatal("README.md guarantees nothing")
+	}
+	link := regexp.MustCompile("\\[`(\\w+)`\\]\\(([^)#]+_test\\.go)\\)")
+	for _, line := range lines {
+		links := link.FindAllStringSubmatch(line, -1)
+		if len(links) == 0 {
+			t.Errorf("no test is named by: %s", line)
+		}
+		for _, l := range links {
+			if !declares(t, l[2], l[1]) {
+				t.Errorf("%s does not declare %s", l[2], l[1])
+			}
+		}
+	}
+}
+
+func TestDocumentsLinkToFilesThatExist(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	for _, name := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
+		for _, l := range link.FindAllStringSubmatch(readFile(t, name), -1) {
+			if _, err := os.Stat(l[1]); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+func readmeSnippets(t *testing.T) (all []snippet) {
+	t.Helper()
+	readme := readFile(t, "README.md")
+	block := regexp.MustCompile("(?s)<!-- (Example_\\w+) -->\n```go\n(.*?)```\n")
+	for _, m := range block.FindAllStringSubmatch(readme, -1) {
+		all = append(all, snippet{m[1], m[2]})
+	}
+	if n := strings.Count(readme, "```go\n"); n != len(all) || n == 0 {
+		t.Fatalf("%d of the %d blocks of Go code in README.md name their example", len(all), n)
+	}
+	return all
+}
+
+// mainBody returns what a program has between the braces of main.
+func mainBody(t *testing.T, program string) string {
+	t.Helper()
+	body := between(program, "\nfunc main() {\n", "\n}\n")
+	if body == "" {
+		t.Fatalf("no func main in:\n%s", program)
+	}
+	return body
+}
+
+func declares(t *testing.T, path, function string) bool {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	return strings.Contains(string(data), "\nfunc "+function+"(")
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// between returns what stands between start and the next end, or the empty string.
+func between(s, start, end string) string {
+	_, after, _ := strings.Cut(s, start)
+	inside, _, found := strings.Cut(after, end)
+	if !found {
+		return ""
+	}
+	return inside
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
