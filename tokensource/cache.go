@@ -17,15 +17,17 @@ import (
 // everybody: when it has expired, when a server has refused it, and early,
 // between 55 and 90 percent of its lifetime, while nobody waits.
 //
-// A refresh belongs to none of its callers: each leaves when its own context ends,
-// the refresh goes on for the others, and a refresh token that was rotated
-// meanwhile is not lost. There is at most one call of the Source at a time.
+// A refresh belongs to none of its callers: each leaves when its own context
+// ends, the refresh goes on for the others, and a refresh token that was
+// rotated meanwhile is not lost. There is at most one call of the Source at a
+// time.
 //
-// After a failure the Source is left alone for a while: at first for 0.1 to 0.2 s,
-// longer by half each time, at most 100 s, or for as long as the server's Retry-After
-// says, at most 5 minutes. Meanwhile Token returns the token if it is still good,
-// else the remembered error. An error that wraps [ErrReauthenticate] is final
-// until [Cache.Set], unless the Source has a Set method itself.
+// After a failure the Source is left alone for a while: at first for 0.1 to 0.2
+// s, longer by half each time, at most 100 s, or for as long as the server's
+// Retry-After says, at most 5 minutes. Meanwhile Token returns the token if it
+// is still good, else the remembered error. An error that wraps
+// [ErrReauthenticate] is final until [Cache.Set], unless the Source has a Set
+// method itself.
 //
 // A Cache needs only its Source, is safe for concurrent use, and has nothing to
 // close. It must not be copied after its first use.
@@ -96,8 +98,8 @@ type flight struct {
 	err     error
 }
 
-// A call is one call of the Source. It outlives its flight if the Source ignores
-// its context.
+// A call is one call of the Source. It outlives its flight if the Source
+// ignores its context.
 type call struct {
 	epoch int
 	cause Cause
@@ -110,16 +112,16 @@ type call struct {
 // errSuperseded tells those who wait that Set or Forget was called: look again.
 var errSuperseded = errors.New("tokensource: superseded")
 
-// Token returns the current token if it is good and another one than old. Otherwise it
-// waits for a refresh, until ctx ends. It returns old again if the Source
-// has no other.
+// Token returns the current token if it is good and another one than old.
+// Otherwise it waits for a refresh, until ctx ends. It returns old again if the
+// Source has no other.
 //
 // While a refresh runs because a server refused the token, everybody waits for
-// it, provided that the one before succeeded. If it fails, callers without
-// old get the current token as long as it is good.
+// it, provided that the one before succeeded. If it fails, callers without old
+// get the current token as long as it is good.
 //
-// The error is ctx's, the Source's, or one that wraps
-// context.DeadlineExceeded when Timeout has passed.
+// The error is ctx's, the Source's, or one that wraps context.DeadlineExceeded
+// when Timeout has passed.
 func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Now().Before(r.until)) {
 		return r.token, nil
@@ -203,8 +205,8 @@ func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
 	c.group.DoChan("", f.run)
 }
 
-// join waits for the flight; c.mu is held. The group has a flight for exactly as long
-// as c.flight is one: see settle.
+// join waits for the flight; c.mu is held. The group has a flight for exactly
+// as long as c.flight is one: see settle.
 func (c *Cache) join(refused bool, now time.Time) <-chan singleflight.Result {
 	c.flight.waiters++
 	if refused && c.failures == 0 {
@@ -214,8 +216,8 @@ func (c *Cache) join(refused bool, now time.Time) <-chan singleflight.Result {
 	return c.group.DoChan("", c.flight.run)
 }
 
-// fly waits for a call of the Source that belongs to this flight, makes
-// one if none is under way, and answers the flight's callers.
+// fly waits for a call of the Source that belongs to this flight, makes one if
+// none is under way, and answers the flight's callers.
 func (c *Cache) fly(ctx context.Context, f *flight) (any, error) {
 	defer f.cancel()
 	for {
@@ -269,8 +271,8 @@ func (c *Cache) invoke(ctx context.Context, k *call, old *Token) {
 	k.token, k.err = c.Source.Token(ctx, old)
 }
 
-// returned takes what the Source returned. A token is welcome even if
-// nobody waits any more: its refresh token may be the only one that works.
+// returned takes what the Source returned. A token is welcome even if nobody
+// waits any more: its refresh token may be the only one that works.
 func (c *Cache) returned(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -354,9 +356,9 @@ func (c *Cache) fail(err error, now time.Time) {
 	c.space(now, floor)
 }
 
-// space draws how long the Source is left alone; c.mu is held. These numbers meet both one client's
-// short outage and a fleet's, and the stretch keeps a fleet apart that was told
-// the same Retry-After.
+// space draws how long the Source is left alone; c.mu is held. These numbers
+// meet both one client's short outage and a fleet's, and the stretch keeps a
+// fleet apart that was told the same Retry-After.
 func (c *Cache) space(now time.Time, floor time.Duration) {
 	wait := min(0.2*math.Pow(1.5, float64(c.failures)), 100) * (0.5 + 0.5*rand.Float64())
 	least := min(floor, 4*time.Minute).Seconds() * (1 + 0.25*rand.Float64())
@@ -379,10 +381,10 @@ func (c *Cache) publish(now time.Time) {
 	c.ready.Store(&ready{c.current, until})
 }
 
-// Set makes token the current one, after a login. It ends a refresh in flight and wins over
-// it; those who wait look again. A token with a refresh token alone is
-// exchanged at the next call of Token. The token is handed on to a Source
-// that has a Set method, whose error is returned.
+// Set makes token the current one, after a login. It ends a refresh in flight
+// and wins over it; those who wait look again. A token with a refresh token
+// alone is exchanged at the next call of Token. The token is handed on to a
+// Source that has a Set method, whose error is returned.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
 	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
 		return errors.New("tokensource: Set needs an access token or a refresh token")
@@ -400,8 +402,8 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 }
 
 // Forget drops the token, after a logout. It ends a refresh in flight and wins
-// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not asked.
-// A Source that has a Forget method is told, and its error is returned.
+// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
+// asked. A Source that has a Forget method is told, and its error is returned.
 func (c *Cache) Forget(ctx context.Context) error {
 	c.reset(nil, ErrReauthenticate)
 	if s, ok := c.Source.(setter); ok {
@@ -428,8 +430,8 @@ func (c *Cache) reset(token *Token, final error) {
 	c.publish(now)
 }
 
-// Format writes the type of Source, whatever the verb: no secret, and nothing that
-// changes meanwhile.
+// Format writes the type of Source, whatever the verb: no secret, and nothing
+// that changes meanwhile.
 func (c *Cache) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "cache of %T", c.Source) }
 
 func (c *Cache) timeout() time.Duration {
@@ -439,8 +441,8 @@ func (c *Cache) timeout() time.Duration {
 	return 30 * time.Second
 }
 
-// drawEarly draws the moment of the early refresh of a token that was asked for at
-// began. The wide window spreads a fleet that was started together.
+// drawEarly draws the moment of the early refresh of a token that was asked for
+// at began. The wide window spreads a fleet that was started together.
 func (t *Token) drawEarly(began, now time.Time) time.Time {
 	switch {
 	case t.RefreshAt.After(now):

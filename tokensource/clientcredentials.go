@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// ClientCredentials obtains tokens for the client itself (RFC 6749 section 4.4).
-// Put a [Cache] over it.
+// ClientCredentials obtains tokens for the client itself (RFC 6749 section
+// 4.4). Put a [Cache] over it.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type ClientCredentials struct {

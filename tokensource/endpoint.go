@@ -38,8 +38,8 @@ type Endpoint struct {
 	// (client_secret_post), for servers that know no Basic.
 	ClientSecretPost bool
 
-	// Params are sent with every request, beside those of the grant, which
-	// win: audience, resource and the like. Nil means none.
+	// Params are sent with every request, beside those of the grant, which win:
+	// audience, resource and the like. Nil means none.
 	Params url.Values
 
 	// Client sends the requests; nil means http.DefaultClient. Redirects are
@@ -53,8 +53,8 @@ type Endpoint struct {
 // maxReply is how much of a reply is read.
 const maxReply = 1 << 20
 
-// Exchange sends one token request, the way for a grant that this package does not
-// have: form holds its grant_type and parameters. It returns an
+// Exchange sends one token request, the way for a grant that this package does
+// not have: form holds its grant_type and parameters. It returns an
 // [EndpointError] for the server's refusal or an unusable reply, and an error
 // without the URL, which may hold secrets, where no reply came.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
@@ -112,8 +112,8 @@ func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, 
 	return req, nil
 }
 
-// client follows no redirect: http.Client would send the form, and with 307
-// the secrets in it, wherever it is told.
+// client follows no redirect: http.Client would send the form, and with 307 the
+// secrets in it, wherever it is told.
 func (e Endpoint) client() *http.Client {
 	client := *http.DefaultClient
 	if e.Client != nil {
@@ -150,9 +150,9 @@ type reply struct {
 	URI          string  `json:"error_uri"`
 }
 
-// seconds is a lifetime as servers send it: a number, a string, a float. What cannot
-// be one is zero, a lifetime that nobody knows: an error here
-// would throw a new refresh token away.
+// seconds is a lifetime as servers send it: a number, a string, a float. What
+// cannot be one is zero, a lifetime that nobody knows: an error here would
+// throw a new refresh token away.
 type seconds time.Duration
 
 func (s *seconds) UnmarshalJSON(data []byte) error {
@@ -205,8 +205,8 @@ func (r reply) token(began time.Time) *Token {
 	return t
 }
 
-// parse reads JSON, or the form that some servers have sent since before the RFC. A
-// reply with a field of the wrong type has the others.
+// parse reads JSON, or the form that some servers have sent since before the
+// RFC. A reply with a field of the wrong type has the others.
 func parse(contentType string, body []byte) (r reply, err error) {
 	body = bytes.TrimSpace(body)
 	media, _, _ := mime.ParseMediaType(contentType)
@@ -294,8 +294,9 @@ func (r redactor) refusal(e *EndpointError) {
 	}
 }
 
-// error returns err itself if its text has no secret, as nearly every error. But
-// net/http quotes a line of a reply that is not HTTP, and a Location that is no URL.
+// error returns err itself if its text has no secret, as nearly every error.
+// But net/http quotes a line of a reply that is not HTTP, and a Location that
+// is no URL.
 func (r redactor) error(err error) error {
 	if s := err.Error(); r.Replace(s) != s {
 		return errors.New(r.Replace(s))

@@ -14,9 +14,9 @@ import (
 // and hands the new token to [Cache.Set].
 var ErrReauthenticate = errors.New("tokensource: a new login is needed")
 
-// An EndpointError is a token endpoint's refusal, or a reply of it that
-// cannot be used. It holds nothing of the reply but the fields below, and in them
-// no secret that the request carried.
+// An EndpointError is a token endpoint's refusal, or a reply of it that cannot
+// be used. It holds nothing of the reply but the fields below, and in them no
+// secret that the request carried.
 type EndpointError struct {
 	// StatusCode is the status of the reply.
 	StatusCode int
@@ -29,8 +29,8 @@ type EndpointError struct {
 	// section 10.2.3). Zero where it did not say.
 	RetryAfter time.Duration
 
-	// Err tells what is wrong with a reply that is not a refusal.
-	// Nil otherwise.
+	// Err tells what is wrong with a reply that is not a refusal. Nil
+	// otherwise.
 	Err error
 }
 
@@ -68,9 +68,9 @@ func printable(s string) string {
 	return q
 }
 
-// retryAfter reads the header as seconds or as a date, which counts from
-// the reply's own Date, for the local clock may be wrong. An absurdly large
-// number is the largest Duration.
+// retryAfter reads the header as seconds or as a date, which counts from the
+// reply's own Date, for the local clock may be wrong. An absurdly large number
+// is the largest Duration.
 func retryAfter(h http.Header) time.Duration {
 	value := h.Get("Retry-After")
 	seconds, err := strconv.ParseUint(value, 10, 64)

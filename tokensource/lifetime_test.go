@@ -153,3 +153,12 @@ func TestAnOpaqueTokenTellsNoLifetime(t *testing.T) {
 		})
 	}
 }
+
+func TestAuthorizationIsTheHeadersValue(t *testing.T) {
+	for kind, want := range map[string]string{"": "Bearer at", "bearer": "Bearer at", "BEARER": "Bearer at", "Token": "Token at"} {
+		got, err := (&tokensource.Token{AccessToken: "at", TokenType: kind}).Authorization()
+		if got != want || err != nil {
+			t.Errorf("type %q: got %q, error %v; want %q", kind, got, err, want)
+		}
+	}
+}

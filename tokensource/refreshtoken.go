@@ -8,16 +8,16 @@ import (
 )
 
 // RefreshToken exchanges refresh tokens (RFC 6749 section 6). Put a [Cache]
-// over it: servers that rotate refresh tokens log everybody out when one
-// is sent twice (RFC 9700 section 4.14.2), and the Cache sees to it that none is.
+// over it: servers that rotate refresh tokens log everybody out when one is
+// sent twice (RFC 9700 section 4.14.2), and the Cache sees to it that none is.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type RefreshToken struct {
 	// Endpoint is where, and as whom.
 	Endpoint Endpoint
 
-	// RefreshToken is the initial one, used as long as no token has come
-	// that holds another. Empty if the first token comes by [Cache.Set].
+	// RefreshToken is the initial one, used as long as no token has come that
+	// holds another. Empty if the first token comes by [Cache.Set].
 	RefreshToken string
 
 	// Scopes to ask for. None means those of the refresh token.
@@ -25,10 +25,11 @@ type RefreshToken struct {
 }
 
 // Token exchanges the refresh token of old, or else the initial one. Where the
-// server sends no new refresh token, the token returned keeps the one that was sent.
+// server sends no new refresh token, the token returned keeps the one that was
+// sent.
 //
-// The error wraps [ErrReauthenticate] if there is no refresh token or the server
-// answers invalid_grant. Otherwise it is one of [Endpoint.Exchange].
+// The error wraps [ErrReauthenticate] if there is no refresh token or the
+// server answers invalid_grant. Otherwise it is one of [Endpoint.Exchange].
 func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	refresh := r.RefreshToken
 	if old != nil && old.RefreshToken != "" {

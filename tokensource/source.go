@@ -4,9 +4,9 @@ import "context"
 
 // A Source supplies tokens. It is safe for concurrent use.
 type Source interface {
-	// Token returns a token, another one than old if it can. old is the
-	// token that expired or that a server refused; nil means that any good
-	// token will do.
+	// Token returns a token, another one than old if it can. old is the token
+	// that expired or that a server refused; nil means that any good token will
+	// do.
 	//
 	// A Source that has no other token than old returns the same one again:
 	// whoever asked compares AccessToken.
@@ -21,15 +21,16 @@ type setter interface {
 }
 
 // Func is a Source made of a function, for a login API of one's own or another
-// library's tokens. Put a [Cache] over it, unless it caches by itself. It is called
-// with a nil old for the first token, and must answer that too: with
+// library's tokens. Put a [Cache] over it, unless it caches by itself. It is
+// called with a nil old for the first token, and must answer that too: with
 // [ErrReauthenticate] if the first comes by [Cache.Set].
 //
-// To save refresh tokens that rotate, save the new token in a Func before returning it, and
-// return it even if that failed: the server has ended the one before.
+// To save refresh tokens that rotate, save the new token in a Func before
+// returning it, and return it even if that failed: the server has ended the one
+// before.
 //
-// It returns an error that wraps [ErrReauthenticate] when only a new login
-// can help, and an [EndpointError] with RetryAfter to be left alone for a while.
+// It returns an error that wraps [ErrReauthenticate] when only a new login can
+// help, and an [EndpointError] with RetryAfter to be left alone for a while.
 type Func func(ctx context.Context, old *Token) (*Token, error)
 
 // Token calls f.

@@ -12,13 +12,14 @@ import (
 )
 
 // A Token is an access token and what came with it (RFC 6749 section 5.1).
-// Tokens are shared between goroutines: do not change one that a [Source] has returned.
+// Tokens are shared between goroutines: do not change one that a [Source] has
+// returned.
 //
-// Printed, logged or marshalled in any way, a Token shows no secret.
-// To store one, call [Marshal].
+// Printed, logged or marshalled in any way, a Token shows no secret. To store
+// one, call [Marshal].
 type Token struct {
-	// AccessToken is what requests carry. It is empty in a Token that
-	// only brings a refresh token to [Cache.Set].
+	// AccessToken is what requests carry. It is empty in a Token that only
+	// brings a refresh token to [Cache.Set].
 	AccessToken string
 
 	// TokenType is the authentication scheme; empty means Bearer.
@@ -27,12 +28,12 @@ type Token struct {
 	// RefreshToken obtains the next token. Empty means that there is none.
 	RefreshToken string
 
-	// Expiry is when the access token expires. Zero means that nobody knows:
-	// it is used until a server refuses it.
+	// Expiry is when the access token expires. Zero means that nobody knows: it
+	// is used until a server refuses it.
 	Expiry time.Time
 
-	// RefreshAt is when to refresh early, while the token is still good.
-	// Zero lets the [Cache] draw the moment.
+	// RefreshAt is when to refresh early, while the token is still good. Zero
+	// lets the [Cache] draw the moment.
 	RefreshAt time.Time
 }
 
@@ -41,8 +42,8 @@ func (t *Token) good(now time.Time) bool {
 	return t != nil && t.AccessToken != "" && (t.Expiry.IsZero() || now.Before(t.Expiry))
 }
 
-// same reports whether two tokens carry the same access token, as far as
-// there is one: a nil Token is the same as no other.
+// same reports whether two tokens carry the same access token, as far as there
+// is one: a nil Token is the same as no other.
 func (t *Token) same(u *Token) bool {
 	return t != nil && u != nil && t.AccessToken == u.AccessToken
 }
@@ -52,16 +53,38 @@ func (t *Token) same(u *Token) bool {
 func (t *Token) check() error {
 	switch {
 	case t == nil:
-		return errors.New("tokensource: the source returned no token")
+		return errors.New("tokensource: there is no token")
 	case t.AccessToken == "":
 		return errors.New("tokensource: access_token is empty")
 	}
-	for i := range len(t.AccessToken) {
-		if c := t.AccessToken[i]; c <= ' ' || c >= 0x7f {
-			return fmt.Errorf("tokensource: access_token has the byte %#02x, which no header may carry", c)
-		}
+	if i := strings.IndexFunc(t.AccessToken, invisible); i >= 0 {
+		return fmt.Errorf("tokensource: access_token has the byte %#02x, which no header may carry", t.AccessToken[i])
 	}
 	return nil
+}
+
+// invisible reports whether r is not one of the visible characters of ASCII.
+func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
+
+// Authorization returns the value of the Authorization header that carries the
+// token, for what is not sent through transport.Auth: a WebSocket's handshake,
+// a gRPC call. It fails for a nil Token, and where AccessToken or TokenType
+// cannot be sent in a header or TokenType is DPoP, which needs a proof beside
+// it (RFC 9449).
+func (t *Token) Authorization() (string, error) {
+	if err := t.check(); err != nil {
+		return "", err
+	}
+	kind := t.TokenType
+	switch {
+	case kind == "" || strings.EqualFold(kind, "Bearer"):
+		kind = "Bearer" // as some servers insist
+	case strings.EqualFold(kind, "DPoP"):
+		return "", errors.New("tokensource: a token of type DPoP must not be sent without a proof")
+	case strings.ContainsFunc(kind, invisible) || strings.ContainsAny(kind, `"(),/:;<=>?@[\]{}`):
+		return "", errors.New("tokensource: token_type is not an authentication scheme")
+	}
+	return kind + " " + t.AccessToken, nil
 }
 
 // String tells the token's type and expiry, no secret.
@@ -105,9 +128,9 @@ func Marshal(t *Token) ([]byte, error) {
 	return json.Marshal(stored(*t))
 }
 
-// Unmarshal reads what [Marshal], or a json.Marshal of an x/oauth2 token, wrote.
-// Unknown fields are ignored. A value that holds neither an access token nor
-// a refresh token is an error.
+// Unmarshal reads what [Marshal], or a json.Marshal of an x/oauth2 token,
+// wrote. Unknown fields are ignored. A value that holds neither an access token
+// nor a refresh token is an error.
 func Unmarshal(data []byte) (*Token, error) {
 	var s stored
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -121,9 +144,9 @@ func Unmarshal(data []byte) (*Token, error) {
 }
 
 // withLifetime returns t with an Expiry if it has none but is a JWT that tells
-// how long it lives. Its life counts from began by the local clock: exp
-// itself is the server's clock, which need not agree. The signature is not
-// checked; that is the API's affair.
+// how long it lives. Its life counts from began by the local clock: exp itself
+// is the server's clock, which need not agree. The signature is not checked;
+// that is the API's affair.
 func (t *Token) withLifetime(began time.Time) *Token {
 	if !t.Expiry.IsZero() || strings.Count(t.AccessToken, ".") != 2 {
 		return t

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,23 +14,24 @@ import (
 )
 
 // Auth is an http.RoundTripper that sends each request with a token. When the
-// server refuses the token, it asks its Source for another and sends the request
-// once more. Only Source must be set.
+// server refuses the token, it asks its Source for another and sends the
+// request once more. Only Source must be set.
 //
-// A request that carries an Authorization header already passes untouched, and so does one that
-// was redirected to another origin (scheme, host and port) than it began at,
-// with all that follows it: see Origins. The caller's request is never changed, its
-// body is closed once, and the response's Request is the caller's.
+// A request that carries an Authorization header already passes untouched, and
+// so does one that was redirected to another origin (scheme, host and port)
+// than it began at, with all that follows it: see Origins. The caller's request
+// is never changed, its body is closed once, and the response's Request is the
+// caller's.
 //
-// A body with GetBody is sent again from there. Any other is recorded while it streams
-// to the server, within MaxBody and MaxMemory; past them the request
+// A body with GetBody is sent again from there. Any other is recorded while it
+// streams to the server, within MaxBody and MaxMemory; past them the request
 // goes on, but can't be sent again: the caller gets the refusal as it came. The
 // caller also gets it, unread, if the Source has no other token, and if a
-// server goes on refusing the tokens that its refusals cause: then a
-// refresh takes place at most every 2 s, later every 2 minutes.
+// server goes on refusing the tokens that its refusals cause: then a refresh
+// takes place at most every 2 s, later every 2 minutes.
 //
-// A request is sent at most twice. The server did not act on what it refused, so
-// every method is sent again, POST too.
+// A request is sent at most twice. The server did not act on what it refused,
+// so every method is sent again, POST too.
 //
 // Auth is safe for concurrent use; its fields must not be changed once it is in use.
 type Auth struct {
@@ -42,11 +42,11 @@ type Auth struct {
 	Base http.RoundTripper
 
 	// Origins, if not nil, lists where tokens may go, such as
-	// "https://api.example.com": to all of these and nowhere else. An
-	// entry that is not an origin fails every request.
+	// "https://api.example.com": to all of these and nowhere else. An entry
+	// that is not an origin fails every request.
 	//
-	// Set it if anything above Auth rebuilds requests, for instance to
-	// retry them: that loses the chain of redirects.
+	// Set it if anything above Auth rebuilds requests, for instance to retry
+	// them: that loses the chain of redirects.
 	Origins []string
 
 	// AllowHTTP allows tokens to travel unencrypted. Without it, a request that
@@ -60,13 +60,13 @@ type Auth struct {
 
 	// NewToken returns the token that a server has sent along with its answer
 	// because it refreshes by itself, or nil. It must not read the body. The
-	// token goes to the Source's Set; without a refresh token it keeps the one in use.
-	// A Source without Set, or a Set that fails, leaves the answer as it is.
-	// Nil means that no server does this.
+	// token goes to the Source's Set; without a refresh token it keeps the one
+	// in use. A Source without Set, or a Set that fails, leaves the answer as
+	// it is. Nil means that no server does this.
 	NewToken func(*http.Response) *tokensource.Token
 
-	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB; less
-	// means that bodies are not recorded. A larger body that is refused
+	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB;
+	// less means that bodies are not recorded. A larger body that is refused
 	// before this much of it was sent can still be sent again.
 	MaxBody int64
 
@@ -78,8 +78,8 @@ type Auth struct {
 	guard  guard
 }
 
-// RoundTrip sends the request with a token, and once more if that is refused. Its own
-// errors are of type [*Error].
+// RoundTrip sends the request with a token, and once more if that is refused.
+// Its own errors are of type [*Error].
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	carries, err := a.carries(req)
 	if err != nil {
@@ -152,8 +152,8 @@ func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, 
 	return a.sendAs(req, &out.Request)
 }
 
-// sendAs sends out, and answers as if it had sent req: without the token, and with the
-// chain of redirects that the next hop is judged by.
+// sendAs sends out, and answers as if it had sent req: without the token, and
+// with the chain of redirects that the next hop is judged by.
 func (a *Auth) sendAs(req, out *http.Request) (*http.Response, error) {
 	resp, err := a.base().RoundTrip(out)
 	if resp != nil {
@@ -206,7 +206,7 @@ func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.
 	if h := a.header.Load(); h != nil && h.token == token {
 		return token, h.value, nil
 	}
-	value, err := headerValue(token)
+	value, err := token.Authorization()
 	if err != nil {
 		return nil, "", err
 	}
@@ -214,42 +214,19 @@ func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.
 	return token, value, nil
 }
 
-// header remembers the value made of a token, so that the next request with
-// it need not.
+// header remembers the value made of a token, so that the next request with it
+// need not.
 type header struct {
 	token *tokensource.Token
 	value string
 }
 
-func headerValue(token *tokensource.Token) (string, error) {
-	if token == nil {
-		return "", errors.New("the source returned no token")
-	}
-	kind := token.TokenType
-	switch {
-	case kind == "" || strings.EqualFold(kind, "Bearer"):
-		kind = "Bearer" // as some servers insist
-	case strings.EqualFold(kind, "DPoP"):
-		return "", errors.New("the token is of type DPoP and must not be sent without a proof")
-	case strings.ContainsFunc(kind, func(r rune) bool { return r > 0x7f || !isTokenChar(byte(r)) }):
-		return "", errors.New("the token's type is not an authentication scheme")
-	}
-	if token.AccessToken == "" {
-		return "", errors.New("the access token is empty")
-	}
-	for i := range len(token.AccessToken) {
-		if c := token.AccessToken[i]; c <= ' ' || c >= 0x7f {
-			return "", fmt.Errorf("the access token has the byte %#02x, which no header may carry", c)
-		}
-	}
-	return kind + " " + token.AccessToken, nil
-}
-
-// discard closes a refused response. If its request was sent to the end, it reads the rest first, so that the
-// connection can be used again: at most 64 KiB, for at most 50 ms.
+// discard closes a refused response. If its request was sent to the end, it
+// reads the rest first, so that the connection can be used again: at most 64
+// KiB, for at most 50 ms.
 //
-// If it was not, neither may be waited for while a Read of the caller's body is in
-// progress: with HTTP/2, Close waits for it.
+// If it was not, neither may be waited for while a Read of the caller's body is
+// in progress: with HTTP/2, Close waits for it.
 func discard(resp *http.Response, next replay.Next) {
 	if resp.Body == nil {
 		return // http.Client lets a RoundTripper do that

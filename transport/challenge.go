@@ -7,12 +7,12 @@ import (
 
 // A Challenge is one of a response's demands to authenticate (RFC 9110 section 11.3).
 type Challenge struct {
-	// Scheme is as the server wrote it: Bearer, DPoP, Basic. Compare it
-	// with strings.EqualFold.
+	// Scheme is as the server wrote it: Bearer, DPoP, Basic. Compare it with
+	// strings.EqualFold.
 	Scheme string
 
-	// Token68 is what a few schemes send instead of parameters. Empty
-	// where there is none.
+	// Token68 is what a few schemes send instead of parameters. Empty where
+	// there is none.
 	Token68 string
 
 	// Params are the parameters, their names in lower case, their values
@@ -20,9 +20,10 @@ type Challenge struct {
 	Params map[string]string
 }
 
-// Challenges returns the challenges of the response's WWW-Authenticate
-// headers, in order: the way to read a step-up demand (RFC 9470) or the claims that an API
-// wants. What does not follow the grammar is passed over, and hides no challenge beside it.
+// Challenges returns the challenges of the response's WWW-Authenticate headers,
+// in order: the way to read a step-up demand (RFC 9470) or the claims that an
+// API wants. What does not follow the grammar is passed over, and hides no
+// challenge beside it.
 func Challenges(resp *http.Response) []Challenge {
 	var all []Challenge
 	for _, line := range resp.Header["Www-Authenticate"] {
@@ -84,8 +85,8 @@ func (p *parser) token() string {
 	return token
 }
 
-// value reads the rest of a parameter: BWS "=" BWS ( token / quoted-string ). It reads
-// nothing if no "=" follows.
+// value reads the rest of a parameter: BWS "=" BWS ( token / quoted-string ).
+// It reads nothing if no "=" follows.
 func (p *parser) value() (string, bool) {
 	after, ok := strings.CutPrefix(strings.TrimLeft(p.rest, " \t"), "=")
 	if !ok {

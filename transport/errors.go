@@ -13,8 +13,8 @@ type Error struct {
 	StatusCode int
 
 	// Err tells why: a Source's error, such as one that wraps
-	// tokensource.ErrReauthenticate, the error of the request's context, or a field of Auth
-	// that forbids or lacks something.
+	// tokensource.ErrReauthenticate, the error of the request's context, or a
+	// field of Auth that forbids or lacks something.
 	Err error
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
-// carries reports whether the request shall carry the token. It fails where
-// the request should but the token would travel unencrypted.
+// carries reports whether the request shall carry the token. It fails where the
+// request should but the token would travel unencrypted.
 func (a *Auth) carries(req *http.Request) (bool, error) {
 	if _, ok := req.Header["Authorization"]; ok || req.URL == nil {
 		return false, nil
@@ -39,9 +39,9 @@ func (a *Auth) allowed(req *http.Request) (bool, error) {
 }
 
 // sameOrigin reports whether the redirects that led to req stayed at one
-// origin: http.Client drops credentials on the way to another host, and a transport
-// that knows each hop alone would put them back. A chain with a hop missing
-// could have come from anywhere.
+// origin: http.Client drops credentials on the way to another host, and a
+// transport that knows each hop alone would put them back. A chain with a hop
+// missing could have come from anywhere.
 func sameOrigin(req *http.Request) bool {
 	for hop := req; hop.Response != nil; {
 		hop = hop.Response.Request

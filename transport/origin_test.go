@@ -296,20 +296,20 @@ func TestATokenThatNoHeaderMayCarryIsNotSent(t *testing.T) {
 		token *tokensource.Token
 		want  string
 	}{
-		{nil, "the source returned no token"},
-		{&tokensource.Token{}, "the access token is empty"},
-		{&tokensource.Token{AccessToken: "a b"}, "the access token has the byte 0x20" + bytes},
-		{&tokensource.Token{AccessToken: "a\r\nX: y"}, "the access token has the byte 0x0d" + bytes},
-		{&tokensource.Token{AccessToken: "a\n"}, "the access token has the byte 0x0a" + bytes},
-		{&tokensource.Token{AccessToken: "\x00"}, "the access token has the byte 0x00" + bytes},
-		{&tokensource.Token{AccessToken: "a\x7f"}, "the access token has the byte 0x7f" + bytes},
-		{&tokensource.Token{AccessToken: "é"}, "the access token has the byte 0xc3" + bytes},
-		{&tokensource.Token{AccessToken: "at", TokenType: "Be arer"}, "the token's type is not an authentication scheme"},
-		{&tokensource.Token{AccessToken: "at", TokenType: "Bearer\r\nX:"}, "the token's type is not an authentication scheme"},
-		{&tokensource.Token{AccessToken: "at", TokenType: "Ké"}, "the token's type is not an authentication scheme"},
-		{&tokensource.Token{AccessToken: "at", TokenType: "DPoP"}, "the token is of type DPoP and must not be sent without a proof"},
+		{nil, "there is no token"},
+		{&tokensource.Token{}, "access_token is empty"},
+		{&tokensource.Token{AccessToken: "a b"}, "access_token has the byte 0x20" + bytes},
+		{&tokensource.Token{AccessToken: "a\r\nX: y"}, "access_token has the byte 0x0d" + bytes},
+		{&tokensource.Token{AccessToken: "a\n"}, "access_token has the byte 0x0a" + bytes},
+		{&tokensource.Token{AccessToken: "\x00"}, "access_token has the byte 0x00" + bytes},
+		{&tokensource.Token{AccessToken: "a\x7f"}, "access_token has the byte 0x7f" + bytes},
+		{&tokensource.Token{AccessToken: "é"}, "access_token has the byte 0xc3" + bytes},
+		{&tokensource.Token{AccessToken: "at", TokenType: "Be arer"}, "token_type is not an authentication scheme"},
+		{&tokensource.Token{AccessToken: "at", TokenType: "Bearer\r\nX:"}, "token_type is not an authentication scheme"},
+		{&tokensource.Token{AccessToken: "at", TokenType: "Ké"}, "token_type is not an authentication scheme"},
+		{&tokensource.Token{AccessToken: "at", TokenType: "DPoP"}, "a token of type DPoP must not be sent without a proof"},
 	} {
 		src := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) { return c.token, nil })
-		h.wantUnsent(t, &transport.Auth{Source: src, Base: h.base(t)}, "https://a.test/", c.want)
+		h.wantUnsent(t, &transport.Auth{Source: src, Base: h.base(t)}, "https://a.test/", "tokensource: "+c.want)
 	}
 }

@@ -12,10 +12,11 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Unauthorized reports whether the response refuses the token: its status is 401, and
-// no Bearer or DPoP challenge carries an error that another token cannot cure:
-// insufficient_scope, invalid_request (RFC 6750 section 3.1) or
-// insufficient_user_authentication (RFC 9470). It is what [Auth] does by default.
+// Unauthorized reports whether the response refuses the token: its status is
+// 401, and no Bearer or DPoP challenge carries an error that another token
+// cannot cure: insufficient_scope, invalid_request (RFC 6750 section 3.1) or
+// insufficient_user_authentication (RFC 9470). It is what [Auth] does by
+// default.
 func Unauthorized(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusUnauthorized && curable(resp)
 }
@@ -40,14 +41,14 @@ func curable(resp *http.Response) bool {
 	return true
 }
 
-// A guard keeps an API that refuses every token from causing a refresh for every
-// request. A token that was fetched because an origin refused another is on
-// probation there until a response does not refuse it. Refused on probation, it may
-// be replaced only some time after it was fetched: 2 s, and twice as long for each such
-// token in a row, up to 2 minutes.
+// A guard keeps an API that refuses every token from causing a refresh for
+// every request. A token that was fetched because an origin refused another is
+// on probation there until a response does not refuse it. Refused on probation,
+// it may be replaced only some time after it was fetched: 2 s, and twice as
+// long for each such token in a row, up to 2 minutes.
 //
-// The Cache could not do this: there, an API that refuses everything would starve
-// the others.
+// The Cache could not do this: there, an API that refuses everything would
+// starve the others.
 type guard struct {
 	watching atomic.Int32 // tokens on probation: while there are none, nothing is looked up
 
@@ -99,8 +100,8 @@ func (g *guard) accept(req *http.Request, token *tokensource.Token) {
 	defer g.mu.Unlock()
 	s := sight(req, token)
 	if g.tokens[s].level > 0 {
-		// It stays known, so that a late refusal of the token before
-		// does not put this one on probation again.
+		// It stays known, so that a late refusal of the token before does not
+		// put this one on probation again.
 		g.tokens[s] = probation{}
 		g.watching.Add(-1)
 	}

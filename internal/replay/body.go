@@ -1,10 +1,10 @@
 // Package replay has a request body that can be sent twice.
 //
 // A [Body] keeps what the first attempt reads while it reads it, and never
-// reads ahead. When a response has refused the first attempt, [Body.Hold] stops it
-// at its next Read until it is decided what happens: [Body.Release] lets it go
-// on, [Body.Next] cuts it off and makes the second attempt, which reads what was
-// kept and then the rest; [Body.Close] gives up.
+// reads ahead. When a response has refused the first attempt, [Body.Hold] stops
+// it at its next Read until it is decided what happens: [Body.Release] lets it
+// go on, [Body.Next] cuts it off and makes the second attempt, which reads what
+// was kept and then the rest; [Body.Close] gives up.
 package replay
 
 import (
@@ -15,8 +15,8 @@ import (
 	"sync"
 )
 
-// ErrCut is what an attempt reads that another one has replaced. It is not io.EOF,
-// which would make a shortened body look whole.
+// ErrCut is what an attempt reads that another one has replaced. It is not
+// io.EOF, which would make a shortened body look whole.
 var ErrCut = errors.New("tokentripper: this attempt was given up, the request is sent again")
 
 var errClosed = errors.New("tokentripper: read of a closed request body")
@@ -80,9 +80,9 @@ func (b *Body) First(req *http.Request) io.ReadCloser {
 	return &b.first
 }
 
-// Hold makes the first attempt wait before its next Read, if the body can be sent
-// again; else it reports false and the attempt goes on. What it reports stays true:
-// from here on the recording is not dropped.
+// Hold makes the first attempt wait before its next Read, if the body can be
+// sent again; else it reports false and the attempt goes on. What it reports
+// stays true: from here on the recording is not dropped.
 func (b *Body) Hold(req *http.Request) bool {
 	if b == nil {
 		return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
@@ -109,8 +109,9 @@ func (b *Body) Release() {
 	}
 }
 
-// Next is the second attempt, which ends the first. Sent tells whether the first had read
-// the whole body, Reading whether a Read of the caller's body is in progress.
+// Next is the second attempt, which ends the first. Sent tells whether the
+// first had read the whole body, Reading whether a Read of the caller's body is
+// in progress.
 //
 // Trailer has the values when Body has ended. It is not the caller's, who may
 // write to that one until then, while net/http looks for the names.
@@ -120,9 +121,9 @@ type Next struct {
 	Sent, Reading bool
 }
 
-// Next cuts off the first attempt and returns the next, to be called after
-// Hold reported true. It fails only if the request's GetBody does, and then
-// nothing has changed.
+// Next cuts off the first attempt and returns the next, to be called after Hold
+// reported true. It fails only if the request's GetBody does, and then nothing
+// has changed.
 func (b *Body) Next(req *http.Request) (Next, error) {
 	if b == nil {
 		body := req.Body
@@ -240,8 +241,8 @@ func (a *attempt) copy(p []byte) int {
 	return n
 }
 
-// arrived takes what a Read of the caller's body returned. If this attempt was cut
-// off meanwhile, it belongs to the next.
+// arrived takes what a Read of the caller's body returned. If this attempt was
+// cut off meanwhile, it belongs to the next.
 func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b := a.body
 	b.mu.Lock()
@@ -268,14 +269,15 @@ func (a *attempt) end(err error) {
 	}
 }
 
-// whole reports whether the attempt has read the whole body. With a Content-Length, a
-// server has it all, and may answer, before the attempt has seen io.EOF.
+// whole reports whether the attempt has read the whole body. With a
+// Content-Length, a server has it all, and may answer, before the attempt has
+// seen io.EOF.
 func (a *attempt) whole() bool {
 	return a.ended || a.body.length > 0 && a.read >= a.body.length
 }
 
-// cut is what the attempt reads after another has replaced it: io.EOF only if nothing
-// is missing, for then its connection can be used again.
+// cut is what the attempt reads after another has replaced it: io.EOF only if
+// nothing is missing, for then its connection can be used again.
 func (a *attempt) cut() error {
 	if a.whole() {
 		return io.EOF
