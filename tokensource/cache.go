@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,11 +199,23 @@ func (c *Cache) holding() bool { return c.flight != nil && c.flight.held }
 
 // start begins a flight; c.mu is held.
 func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout())
+	ctx, cancel := context.WithTimeout(untraced{context.WithoutCancel(ctx)}, c.timeout())
 	f := &flight{cause: cause, began: now, cancel: cancel}
 	f.run = func() (any, error) { return c.fly(ctx, f) }
 	c.flight = f
 	c.group.DoChan("", f.run)
+}
+
+// untraced hides an httptrace of the caller's: it is for the caller's request,
+// not for the token endpoint's.
+type untraced struct{ context.Context }
+
+func (u untraced) Value(key any) any {
+	v := u.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
 }
 
 // join waits for the flight; c.mu is held. The group has a flight for exactly
@@ -324,7 +337,9 @@ func (c *Cache) land() {
 // has expired already, is served all the same, for clocks may be wrong; the
 // Source is then asked again as rarely as after a failure.
 func (c *Cache) adopt(token *Token, began, now time.Time) {
-	stale := token.same(c.current) && !token.RefreshAt.After(now) || !token.good(now)
+	paced := token.RefreshAt.After(now) // the Source says itself when to ask again
+	refused := c.flight != nil && c.flight.cause == Refused
+	stale := token.same(c.current) && (refused || !paced) || !token.good(now)
 	c.replace(token, began, now)
 	c.err, c.final = nil, nil
 	if !stale {
@@ -332,6 +347,9 @@ func (c *Cache) adopt(token *Token, began, now time.Time) {
 		return
 	}
 	c.space(now, 0)
+	if paced && token.RefreshAt.Before(c.retryAt) {
+		c.retryAt = token.RefreshAt
+	}
 	if !token.good(now) {
 		c.until = c.retryAt
 	}
@@ -350,7 +368,7 @@ func (c *Cache) fail(err error, now time.Time) {
 		return
 	}
 	var floor time.Duration
-	if e, ok := errors.AsType[*EndpointError](err); ok {
+	if e, ok := errors.AsType[*EndpointError](err); ok && e != nil {
 		floor = e.RetryAfter
 	}
 	c.space(now, floor)
@@ -386,6 +404,32 @@ func (c *Cache) publish(now time.Time) {
 // alone is exchanged at the next call of Token. The token is handed on to a
 // Source that has a Set method, whose error is returned.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
+	return c.set(ctx, token, func() bool { return true })
+}
+
+// Replace makes next the current token if old still is, and nothing is about to
+// replace it: for a token that a server has sent along with an answer to old.
+// Without a refresh token of its own it keeps the current one. Otherwise Replace
+// does nothing and returns nil: next may be older than what has come since.
+// It returns the errors of [Cache.Set].
+func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
+	if next == nil || old == nil {
+		return errors.New("tokensource: Replace needs two tokens")
+	}
+	kept := *next
+	return c.set(ctx, &kept, func() bool {
+		if !c.current.same(old) || c.flight != nil || c.call != nil {
+			return false
+		}
+		if kept.RefreshToken == "" {
+			kept.RefreshToken = c.current.RefreshToken
+		}
+		return true
+	})
+}
+
+// set makes token the current one if, under the lock, ok still says so.
+func (c *Cache) set(ctx context.Context, token *Token, ok func() bool) error {
 	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
 		return errors.New("tokensource: Set needs an access token or a refresh token")
 	}
@@ -394,7 +438,9 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 			return err
 		}
 	}
-	c.reset(token, nil)
+	if !c.reset(token, nil, ok) {
+		return nil
+	}
 	if s, ok := c.Source.(setter); ok {
 		return s.Set(ctx, token)
 	}
@@ -405,16 +451,19 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 // over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
 // asked. A Source that has a Forget method is told, and its error is returned.
 func (c *Cache) Forget(ctx context.Context) error {
-	c.reset(nil, ErrReauthenticate)
-	if s, ok := c.Source.(setter); ok {
+	c.reset(nil, ErrReauthenticate, func() bool { return true })
+	if s, ok := c.Source.(forgetter); ok {
 		return s.Forget(ctx)
 	}
 	return nil
 }
 
-func (c *Cache) reset(token *Token, final error) {
+func (c *Cache) reset(token *Token, final error, ok func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !ok() {
+		return false
+	}
 	now := time.Now()
 	c.epoch++
 	if f := c.flight; f != nil {
@@ -428,6 +477,7 @@ func (c *Cache) reset(token *Token, final error) {
 	}
 	c.failures, c.retryAt, c.err, c.final = 0, time.Time{}, nil, final
 	c.publish(now)
+	return true
 }
 
 // Format writes the type of Source, whatever the verb: no secret, and nothing

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"runtime"
 	"strings"
 	"sync"
@@ -770,4 +771,94 @@ func TestAJWTWithoutExpiryLivesAsLongAsItSaysWhateverTheServersClock(t *testing.
 			t.Errorf("%d tokens of 10 minutes in an hour, want 6 to 10", got)
 		}
 	})
+}
+
+func TestReplaceTakesTheTokenOfAnAnswerToTheCurrentOne(t *testing.T) {
+	k := &keeper{source: numbered(0, 0)}
+	c := &tokensource.Cache{Source: k}
+	first, _ := c.Token(t.Context(), nil)
+	if err := c.Replace(t.Context(), first, &Token{AccessToken: "next"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Token(t.Context(), nil)
+	wantToken(t, got, err, "next")
+	if got.RefreshToken != "refresh-1" || k.set != got {
+		t.Errorf("kept the refresh token %q and passed down %v, want refresh-1 and the same token", got.RefreshToken, k.set)
+	}
+}
+
+func TestReplaceDoesNothingIfTheTokenIsNoLongerCurrent(t *testing.T) {
+	c := &tokensource.Cache{Source: numbered(0, 0)}
+	first, _ := c.Token(t.Context(), nil)
+	c.Token(t.Context(), first)
+	if err := c.Replace(t.Context(), first, &Token{AccessToken: "stale"}); err != nil {
+		t.Errorf("got %v, want no error", err)
+	}
+	got, err := c.Token(t.Context(), nil)
+	wantToken(t, got, err, "token-2")
+	c.Forget(t.Context())
+	c.Replace(t.Context(), got, &Token{AccessToken: "stale"})
+	if _, err := c.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+		t.Errorf("after Forget: got %v, want ErrReauthenticate", err)
+	}
+	for _, pair := range [][2]*Token{{nil, got}, {got, nil}, {got, {}}} {
+		if err := c.Replace(t.Context(), pair[0], pair[1]); err == nil {
+			t.Errorf("Replace of %v by %v gave no error", pair[0], pair[1])
+		}
+	}
+}
+
+func TestReplaceDoesNotVoidARefreshInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Second, 0)
+		c := &tokensource.Cache{Source: s}
+		first, _ := c.Token(t.Context(), nil)
+		go c.Token(t.Context(), first)
+		synctest.Wait()
+		c.Replace(t.Context(), first, &Token{AccessToken: "from-an-answer"})
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-2")
+	})
+}
+
+func TestTheSameTokenAfterARefusalIsSpacedEvenIfItNamesItsOwnPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			return &Token{AccessToken: "same", RefreshAt: time.Now().Add(time.Minute)}, nil
+		}}
+		c := &tokensource.Cache{Source: s}
+		tok, _ := c.Token(t.Context(), nil)
+		for range 50 {
+			got, err := c.Token(t.Context(), tok)
+			wantToken(t, got, err, "same")
+		}
+		wantCalls(t, s, 2)
+		time.Sleep(61 * time.Second)
+		c.Token(t.Context(), nil)
+		synctest.Wait()
+		wantCalls(t, s, 3)
+	})
+}
+
+type key struct{}
+
+func TestTheCallersHTTPTraceDoesNotSeeTheTokenEndpoint(t *testing.T) {
+	s := &source{answer: func(ctx context.Context, _ int, _ *Token) (*Token, error) {
+		if httptrace.ContextClientTrace(ctx) != nil {
+			t.Error("the source got the caller's trace")
+		}
+		if got := ctx.Value(key{}); got != "value" {
+			t.Errorf("the source got the value %v, want the caller's", got)
+		}
+		return &Token{AccessToken: "a"}, nil
+	}}
+	ctx := context.WithValue(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{}), key{}, "value")
+	(&tokensource.Cache{Source: s}).Token(ctx, nil)
+}
+
+func TestTheInitialRefreshTokenIsNotSentAgain(t *testing.T) {
+	r := &tokensource.RefreshToken{RefreshToken: "initial"}
+	if _, err := r.Token(t.Context(), &Token{AccessToken: "a"}); !errors.Is(err, tokensource.ErrReauthenticate) {
+		t.Errorf("got %v, want ErrReauthenticate", err)
+	}
 }

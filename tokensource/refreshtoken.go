@@ -16,15 +16,15 @@ type RefreshToken struct {
 	// Endpoint is where, and as whom.
 	Endpoint Endpoint
 
-	// RefreshToken is the initial one, used as long as no token has come that
-	// holds another. Empty if the first token comes by [Cache.Set].
+	// RefreshToken is the initial one, for the first token. Empty if that comes
+	// by [Cache.Set].
 	RefreshToken string
 
 	// Scopes to ask for. None means those of the refresh token.
 	Scopes []string
 }
 
-// Token exchanges the refresh token of old, or else the initial one. Where the
+// Token exchanges the refresh token of old, or the initial one if old is nil. Where the
 // server sends no new refresh token, the token returned keeps the one that was
 // sent.
 //
@@ -32,8 +32,8 @@ type RefreshToken struct {
 // server answers invalid_grant. Otherwise it is one of [Endpoint.Exchange].
 func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	refresh := r.RefreshToken
-	if old != nil && old.RefreshToken != "" {
-		refresh = old.RefreshToken
+	if old != nil {
+		refresh = old.RefreshToken // never the initial one again: it may be spent
 	}
 	if refresh == "" {
 		return nil, fmt.Errorf("%w: there is no refresh token", ErrReauthenticate)

@@ -13,10 +13,13 @@ type Source interface {
 	Token(ctx context.Context, old *Token) (*Token, error)
 }
 
-// A setter is a Source that keeps tokens, and so wants to hear of a login and
-// of a logout.
+// A setter is a Source that keeps tokens, and so wants to hear of a login.
 type setter interface {
 	Set(ctx context.Context, token *Token) error
+}
+
+// A forgetter wants to hear of a logout.
+type forgetter interface {
 	Forget(ctx context.Context) error
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,9 +61,9 @@ type Auth struct {
 
 	// NewToken returns the token that a server has sent along with its answer
 	// because it refreshes by itself, or nil. It must not read the body. The
-	// token goes to the Source's Set; without a refresh token it keeps the one
-	// in use. A Source without Set, or a Set that fails, leaves the answer as
-	// it is. Nil means that no server does this.
+	// token goes to the Source's Replace, see [tokensource.Cache.Replace]. A
+	// Source without Replace, or a Replace that fails, leaves the answer as it
+	// is. Nil means that no server does this.
 	NewToken func(*http.Response) *tokensource.Token
 
 	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB;
@@ -111,16 +112,19 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	replayable := body.Hold(req)
 	next, value, err := a.token(req.Context(), token)
 	switch {
-	case !replayable, err == nil && next.AccessToken == token.AccessToken:
-		// If it cannot be sent again, the token is for those who come next.
-		body.Release()
-		return resp, nil
-	case err != nil:
+	case err == nil && next.AccessToken != token.AccessToken:
+		a.guard.watch(req, token, next)
+	case err == nil:
+		replayable = false
+	case replayable:
 		body.Close()
 		discard(resp, replay.Next{Reading: true})
 		return nil, &Error{resp.StatusCode, err}
 	}
-	a.guard.watch(req, token, next)
+	if !replayable { // a new token is for those who come next
+		body.Release()
+		return resp, nil
+	}
 	second, err := body.Next(req)
 	if err != nil {
 		return resp, nil
@@ -158,6 +162,8 @@ func (a *Auth) sendAs(req, out *http.Request) (*http.Response, error) {
 	resp, err := a.base().RoundTrip(out)
 	if resp != nil {
 		resp.Request = req
+	} else if err == nil {
+		err = errors.New("transport: Auth.Base returned neither a response nor an error")
 	}
 	return resp, err
 }
@@ -184,13 +190,9 @@ func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 		return
 	}
 	if s, ok := a.Source.(interface {
-		Set(context.Context, *tokensource.Token) error
+		Replace(ctx context.Context, old, next *tokensource.Token) error
 	}); ok {
-		kept := *next
-		if kept.RefreshToken == "" {
-			kept.RefreshToken = token.RefreshToken
-		}
-		s.Set(ctx, &kept)
+		s.Replace(ctx, token, next)
 	}
 }
 
@@ -232,12 +234,13 @@ func discard(resp *http.Response, next replay.Next) {
 		return // http.Client lets a RoundTripper do that
 	}
 	closed := make(chan struct{})
+	closeBody := sync.OnceFunc(func() { resp.Body.Close() })
 	go func() {
 		defer close(closed)
 		if next.Sent {
 			io.CopyN(io.Discard, resp.Body, 64<<10)
 		}
-		resp.Body.Close()
+		closeBody()
 	}()
 	if next.Reading && !next.Sent {
 		return
@@ -247,7 +250,7 @@ func discard(resp *http.Response, next replay.Next) {
 	select {
 	case <-closed:
 	case <-timer.C:
-		go resp.Body.Close()
+		go closeBody()
 	}
 }
 

@@ -27,11 +27,18 @@ type Challenge struct {
 func Challenges(resp *http.Response) []Challenge {
 	var all []Challenge
 	for _, line := range resp.Header["Www-Authenticate"] {
+		if len(line) > maxLine {
+			continue
+		}
 		p := parser{rest: line}
 		all = append(all, p.challenges()...)
 	}
 	return all
 }
+
+// maxLine is far above what servers send, and keeps a hostile one from making
+// millions of challenges.
+const maxLine = 64 << 10
 
 // A parser reads one header line: challenge = auth-scheme [ 1*SP ( token68 /
 // #auth-param ) ], in a list with commas whose items are challenges and
@@ -39,12 +46,14 @@ func Challenges(resp *http.Response) []Challenge {
 type parser struct{ rest string }
 
 func (p *parser) challenges() (all []Challenge) {
+	first := false // whether a parameter would be the first of its challenge
 	for p.rest = strings.TrimLeft(p.rest, " \t,"); p.rest != ""; p.rest = strings.TrimLeft(p.rest, " \t,") {
 		name := p.token()
 		if value, ok := p.value(); ok && name != "" {
 			if len(all) > 0 {
-				all[len(all)-1].add(name, value)
+				all[len(all)-1].add(name, value, first)
 			}
+			first = false
 			p.skip()
 			continue
 		}
@@ -52,13 +61,13 @@ func (p *parser) challenges() (all []Challenge) {
 			p.skip()
 			continue
 		}
-		all = append(all, Challenge{Scheme: name, Token68: p.token68()})
+		all, first = append(all, Challenge{Scheme: name, Token68: p.token68()}), true
 	}
 	return all
 }
 
-func (c *Challenge) add(name, value string) {
-	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
+func (c *Challenge) add(name, value string, first bool) {
+	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && first && !strings.ContainsAny(empty, "/=") {
 		// Not a token68 after all, but a parameter without a value.
 		c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
 	}

@@ -3,6 +3,7 @@ package transport
 import (
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
@@ -10,8 +11,13 @@ import (
 // carries reports whether the request shall carry the token. It fails where the
 // request should but the token would travel unencrypted.
 func (a *Auth) carries(req *http.Request) (bool, error) {
-	if _, ok := req.Header["Authorization"]; ok || req.URL == nil {
+	if req.URL == nil {
 		return false, nil
+	}
+	for name := range req.Header {
+		if strings.EqualFold(name, "Authorization") {
+			return false, nil
+		}
 	}
 	ok, err := a.allowed(req)
 	if !ok || err != nil {

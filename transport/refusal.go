@@ -65,7 +65,11 @@ type sighting struct {
 type probation struct {
 	level int // how many in a row; zero: not on probation, the token has proved itself
 	until time.Time
+	gone  bool // another token has replaced it: only its level matters
 }
+
+// active reports whether the token is on probation.
+func (p probation) active() bool { return p.level > 0 && !p.gone }
 
 // Bounds of the guard.
 const (
@@ -88,7 +92,7 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := g.tokens[sight(req, token)]
-	return p.level == 0 || !time.Now().Before(p.until)
+	return !p.active() || !time.Now().Before(p.until)
 }
 
 // accept ends the probation of a token that a response did not refuse.
@@ -99,7 +103,7 @@ func (g *guard) accept(req *http.Request, token *tokensource.Token) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := sight(req, token)
-	if g.tokens[s].level > 0 {
+	if g.tokens[s].active() {
 		// It stays known, so that a late refusal of the token before does not
 		// put this one on probation again.
 		g.tokens[s] = probation{}
@@ -112,31 +116,45 @@ func (g *guard) watch(req *http.Request, old, next *tokensource.Token) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := sight(req, next)
-	if _, known := g.tokens[s]; known {
+	if p, known := g.tokens[s]; known && !p.gone {
 		return
 	}
 	if g.tokens == nil {
 		g.tokens = make(map[sighting]probation)
 	}
+	level := g.replaced(sight(req, old)).level + 1
 	if len(g.tokens) >= maxSightings {
 		g.evict()
 	}
-	level := g.tokens[sight(req, old)].level + 1
 	wait := min(shortestProbation<<min(level-1, 10), longestProbation)
-	g.tokens[s] = probation{level, time.Now().Add(wait)}
+	g.tokens[s] = probation{level: level, until: time.Now().Add(wait)}
 	g.watching.Add(1)
 }
 
-// evict makes room: for a token that proved itself if there is one; g.mu is held.
+// replaced notes that another token took the place of s, which may come back;
+// g.mu is held.
+func (g *guard) replaced(s sighting) probation {
+	p, known := g.tokens[s]
+	if p.active() {
+		g.watching.Add(-1)
+	}
+	if known {
+		p.gone = true
+		g.tokens[s] = p
+	}
+	return p
+}
+
+// evict makes room, if it can of a token that is not on probation; g.mu is held.
 func (g *guard) evict() {
 	var victim sighting
 	for s, p := range g.tokens {
 		victim = s
-		if p.level == 0 {
+		if !p.active() {
 			break
 		}
 	}
-	if g.tokens[victim].level > 0 {
+	if g.tokens[victim].active() {
 		g.watching.Add(-1)
 	}
 	delete(g.tokens, victim)

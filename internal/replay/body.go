@@ -105,7 +105,7 @@ func (b *Body) Release() {
 	b.cond.Broadcast()
 	b.mu.Unlock()
 	if closeNow {
-		b.closeSource()
+		b.closeSourceSoon()
 	}
 }
 
@@ -154,20 +154,26 @@ func (b *Body) Close() {
 	b.drop()
 	b.cond.Broadcast()
 	b.mu.Unlock()
-	b.closeSource()
+	b.closeSourceSoon()
 }
 
-// Done gives back the memory budget. Attempts may go on.
+// Done gives back the memory budget. Attempts may go on. It releases a Body
+// that nothing was decided of, because something panicked.
 func (b *Body) Done() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.done = true
 	b.giveBack()
+	decided := b.decided
+	b.mu.Unlock()
+	if !decided {
+		b.Release()
+	}
 }
 
+// closeSource closes the caller's body, once.
 func (b *Body) closeSource() error {
 	b.mu.Lock()
 	closed := b.closed
@@ -177,6 +183,19 @@ func (b *Body) closeSource() error {
 		return nil
 	}
 	return b.src.Close()
+}
+
+// closeSourceSoon is closeSource for who must not wait. Close may: that of a
+// server's inbound body waits for a Read in progress, or reads the rest.
+func (b *Body) closeSourceSoon() {
+	b.mu.Lock()
+	ended := b.end != nil
+	b.mu.Unlock()
+	if ended {
+		b.closeSource()
+		return
+	}
+	go b.closeSource()
 }
 
 // An attempt is the body as one request sees it.

@@ -1,0 +1,186 @@
+package transport_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+var refuseAll = func(string) bool { return false }
+
+func post(ctx context.Context, body io.Reader) *http.Request {
+	req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "https://api.example.com/", body)
+	return req
+}
+
+func TestUploadsThatCannotBeSentAgainAreGuardedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := new(issuer)
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}, Base: &api{likes: refuseAll}, MaxBody: -1}
+		for range 50 {
+			resp, err := auth.RoundTrip(post(t.Context(), io.MultiReader(strings.NewReader("x"))))
+			if err != nil || resp.StatusCode != 401 {
+				t.Fatalf("got %v, want the 401", err)
+			}
+		}
+		if got := tokens.issued.Load(); got > 2 {
+			t.Errorf("%d token requests at one moment, want at most 2", got)
+		}
+	})
+}
+
+func TestTokensThatComeInTurnsAreGuardedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+			return &tokensource.Token{AccessToken: []string{"even", "odd"}[calls.Add(1)%2]}, nil
+		})
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: source}, Base: &api{likes: refuseAll}}
+		for range 10 {
+			get(t, auth)
+			time.Sleep(5 * time.Second)
+		}
+		before := calls.Load()
+		for range 50 {
+			get(t, auth)
+		}
+		if got := calls.Load() - before; got > 1 {
+			t.Errorf("%d token requests at one moment, want at most 1", got)
+		}
+	})
+}
+
+// An inbound body is like that of a server: Close waits for Read.
+type inboundBody struct {
+	mu            sync.Mutex
+	reading, gate chan struct{}
+}
+
+func (b *inboundBody) Read([]byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.reading)
+	<-b.gate
+	return 0, io.EOF
+}
+
+func (b *inboundBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return nil
+}
+
+func TestRoundTripDoesNotWaitForTheCallersClose(t *testing.T) {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusRequestEntityTooLarge} {
+		body := &inboundBody{reading: make(chan struct{}), gate: make(chan struct{})}
+		read := make(chan struct{})
+		auth := &transport.Auth{
+			Source: tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+				if old != nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return &tokensource.Token{AccessToken: "a"}, nil
+			}),
+			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				go func() { io.Copy(io.Discard, req.Body); close(read) }()
+				<-body.reading
+				req.Body.Close() // as HTTP/2 does with a status above 299
+				rec := httptest.NewRecorder()
+				rec.WriteHeader(status)
+				return rec.Result(), nil
+			}),
+		}
+		auth.RoundTrip(post(t.Context(), body)) // hangs if it waits
+		close(body.gate)
+		<-read
+	}
+}
+
+// endless never ends, and counts how often it is closed.
+type endless struct {
+	closed chan struct{}
+	closes atomic.Int32
+}
+
+func (e *endless) Read([]byte) (int, error) { <-e.closed; return 0, io.ErrUnexpectedEOF }
+
+func (e *endless) Close() error {
+	if e.closes.Add(1) == 1 {
+		close(e.closed)
+	}
+	return nil
+}
+
+func TestARefusedResponseIsClosedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refusal := &endless{closed: make(chan struct{})}
+		server := &api{likes: func(token string) bool { return token != "token-1" }}
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: new(issuer)}}
+		auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := server.RoundTrip(req)
+			if resp.StatusCode == 401 {
+				resp.Body = refusal
+			}
+			return resp, err
+		})
+		if err := ok(t, auth); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if got := refusal.closes.Load(); got != 1 {
+			t.Errorf("closed %d times, want 1", got)
+		}
+	})
+}
+
+func TestABaseThatReturnsNothingIsAnError(t *testing.T) {
+	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
+	auth.Base = roundTripper(func(*http.Request) (*http.Response, error) { return nil, nil })
+	if _, _, err := get(t, auth); err == nil || !strings.Contains(err.Error(), "Auth.Base") {
+		t.Errorf("got %v, want an error that names Auth.Base", err)
+	}
+}
+
+func TestAnAuthorizationInLowerCaseIsTheCallersToo(t *testing.T) {
+	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
+	auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+		if got := req.Header["Authorization"]; got != nil {
+			t.Errorf("got %q beside the caller's own", got)
+		}
+		return httptest.NewRecorder().Result(), nil
+	})
+	req := post(t.Context(), nil)
+	req.Header["authorization"] = []string{"Basic own"}
+	auth.RoundTrip(req)
+}
+
+func TestATokenOfALateAnswerDoesNotUndoALogout(t *testing.T) {
+	cache := &tokensource.Cache{Source: tokensource.Static(&tokensource.Token{AccessToken: "a", RefreshToken: "r"})}
+	auth := &transport.Auth{Source: cache, Base: roundTripper(func(*http.Request) (*http.Response, error) {
+		cache.Forget(t.Context())
+		return httptest.NewRecorder().Result(), nil
+	})}
+	auth.NewToken = func(*http.Response) *tokensource.Token { return &tokensource.Token{AccessToken: "b"} }
+	get(t, auth)
+	if tok, err := cache.Token(t.Context(), nil); err == nil {
+		t.Errorf("got %v after the logout, want ErrReauthenticate", tok)
+	}
+}
+
+func TestAHeaderOfHundredsOfKilobytesIsPassedOver(t *testing.T) {
+	line := "Bearer " + strings.Repeat("a", 300<<10) + "==" + strings.Repeat(",a=b", 75<<10)
+	resp := &http.Response{StatusCode: 401, Header: http.Header{"Www-Authenticate": {line, `Bearer error="invalid_token"`}}}
+	if got := transport.Challenges(resp); len(got) != 1 || got[0].Params["error"] != "invalid_token" {
+		t.Errorf("got %d challenges, want the one beside it", len(got))
+	}
+}
