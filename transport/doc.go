@@ -1,2 +1,13 @@
-// Package transport has the [Auth] transport, which keeps an http.Client authenticated.
+// Package transport keeps an http.Client authenticated.
+//
+// [Auth] is the http.RoundTripper that does it: it adds the token of a
+// tokensource.Source to each request, and when the server refuses the token, it
+// gets another and sends the request once more.
+//
+//	client := &http.Client{Transport: &transport.Auth{Source: source}}
+//
+// The rest is for those who want to know why a response was refused:
+// [Challenges] reads what the server demands, [Unauthorized] and
+// [UnauthorizedOrForbidden] are the rules that Auth may go by, and [Error] tells
+// why no token came.
 package transport
