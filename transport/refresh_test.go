@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -474,12 +475,9 @@ func TestAReplyLostAfterRotationCostsOneMoreExchangeAndThenReauthenticate(t *tes
 	}}
 	srv.Fail(tokentest.Failure{LoseReply: true})
 	var last error
-	for range 1000 { // until the Source is asked again, and after
-		_, last = cache.Token(t.Context(), nil)
-		if errors.Is(last, tokensource.ErrReauthenticate) {
-			break
-		}
-		<-time.After(time.Millisecond)
+	for !errors.Is(last, tokensource.ErrReauthenticate) && t.Context().Err() == nil {
+		_, last = cache.Token(t.Context(), nil) // until the Source is asked again
+		runtime.Gosched()
 	}
 	for range 100 {
 		_, last = cache.Token(t.Context(), nil)
@@ -502,7 +500,7 @@ func TestForgetDuringTheFirstExchangeEndsIt(t *testing.T) {
 	errs := make(chan error)
 	go func() { _, err := cache.Token(t.Context(), nil); errs <- err }()
 	for srv.Counts().TokenRequests == 0 {
-		<-time.After(time.Millisecond)
+		runtime.Gosched()
 	}
 	cache.Forget(t.Context())
 	if err := <-errs; !errors.Is(err, tokensource.ErrReauthenticate) {
