@@ -23,8 +23,7 @@ type Challenge struct {
 // Challenges returns the challenges of the response's WWW-Authenticate headers,
 // in order: the way to read a step-up demand (RFC 9470) or the claims that an
 // API wants. What does not follow the grammar is passed over, and hides no
-// challenge beside it. A
-// line of more than 64 KiB is passed over, too.
+// challenge beside it. A line of more than 64 KiB is passed over, too.
 func Challenges(resp *http.Response) []Challenge {
 	var all []Challenge
 	for _, line := range resp.Header["Www-Authenticate"] {
