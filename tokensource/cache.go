@@ -480,6 +480,21 @@ func (c *Cache) reset(token *Token, final error, ok func() bool) bool {
 	return true
 }
 
+// expendable reports whether nothing is under way, and no refresh token would be
+// lost with the Cache.
+func (c *Cache) expendable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight != nil || c.call != nil {
+		return false
+	}
+	if s, ok := c.Source.(*Stored); ok && s.pending() {
+		return false
+	}
+	_, kept := c.Source.(setter)
+	return kept || c.current == nil || c.current.RefreshToken == ""
+}
+
 // Format writes the type of Source, whatever the verb: no secret, and nothing
 // that changes meanwhile.
 func (c *Cache) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "cache of %T", c.Source) }

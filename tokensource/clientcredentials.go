@@ -25,6 +25,10 @@ func (c *ClientCredentials) Token(ctx context.Context, old *Token) (*Token, erro
 	return c.Endpoint.Exchange(ctx, grant("client_credentials", c.Scopes))
 }
 
+func (c *ClientCredentials) fingerprint() []string {
+	return c.Endpoint.fingerprint("client_credentials", c.Scopes)
+}
+
 // String tells the endpoint, no secret.
 func (c ClientCredentials) String() string {
 	return "client credentials for the " + c.Endpoint.String()

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
@@ -38,6 +41,12 @@ type Endpoint struct {
 	// (client_secret_post), for servers that know no Basic.
 	ClientSecretPost bool
 
+	// ClientAssertion authenticates the client by a JWT instead
+	// (private_key_jwt, RFC 7523 section 2.2), anew for each request: a
+	// [SignedJWT] with the client's id as Issuer and Subject, or a [File]. Nil
+	// means none; beside ClientSecret it is an error.
+	ClientAssertion Source
+
 	// Params are sent with every request, beside those of the grant, which win:
 	// audience, resource and the like. Nil means none.
 	Params url.Values
@@ -59,12 +68,13 @@ const maxReply = 1 << 20
 // without the URL, which may hold secrets, where no reply came.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
 	sent := url.Values{}
-	for _, values := range []url.Values{e.Params, form} {
-		for k, v := range values {
-			sent[k] = v
-		}
+	maps.Copy(sent, e.Params)
+	maps.Copy(sent, form)
+	if err := e.assert(ctx, sent); err != nil {
+		return nil, err
 	}
-	req, err := e.request(ctx, sent)
+	proved := new(atomic.Bool)
+	req, err := e.request(withProofNoted(ctx, proved), sent)
 	if err != nil {
 		return nil, err
 	}
@@ -77,11 +87,45 @@ func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error)
 		return nil, fmt.Errorf("tokensource: token endpoint: %w", e.redactor(req, sent).error(err))
 	}
 	defer resp.Body.Close()
-	token, err := read(resp, began)
-	if refusal, ok := errors.AsType[*EndpointError](err); ok {
+	token, refusal := read(resp, began)
+	if refusal != nil {
+		refusal.dated = proved.Load() || sent.Has("client_assertion") || sent.Has("assertion")
+		if refusal.dated && refusal.Err == nil {
+			refusal.Err = clockError(resp.Header, time.Now())
+		}
 		e.redactor(req, sent).refusal(refusal)
+		return nil, refusal
 	}
-	return token, err
+	return token, nil
+}
+
+// assert adds the client's assertion to the form, if it has one.
+func (e Endpoint) assert(ctx context.Context, form url.Values) error {
+	if e.ClientAssertion == nil {
+		return nil
+	}
+	if e.ClientSecret != "" {
+		return errors.New("tokensource: Endpoint.ClientAssertion and Endpoint.ClientSecret exclude each other")
+	}
+	text, err := assertion(ctx, "Endpoint.ClientAssertion", e.ClientAssertion)
+	if err != nil {
+		return err
+	}
+	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	form.Set("client_assertion", text)
+	return nil
+}
+
+// withProofNoted notes whether the request was sent with a DPoP proof, whoever
+// below the Client made it.
+func withProofNoted(ctx context.Context, proved *atomic.Bool) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaderField: func(name string, _ []string) {
+			if strings.EqualFold(name, "DPoP") {
+				proved.Store(true)
+			}
+		},
+	})
 }
 
 func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, error) {
@@ -121,6 +165,11 @@ func (e Endpoint) client() *http.Client {
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &client
+}
+
+// fingerprint tells whose tokens a grant without refresh token obtains, see [Stored.Key].
+func (e Endpoint) fingerprint(grant string, scopes []string) []string {
+	return append([]string{grant, e.URL, e.ClientID, e.Params.Encode()}, scopes...)
 }
 
 // String tells the URL's host and the client's id, no secret.
@@ -164,8 +213,8 @@ func (s *seconds) UnmarshalJSON(data []byte) error {
 }
 
 // read makes a token of the reply to a request that was sent at began.
-func read(resp *http.Response, began time.Time) (*Token, error) {
-	fail := func(err error) error {
+func read(resp *http.Response, began time.Time) (*Token, *EndpointError) {
+	fail := func(err error) *EndpointError {
 		return &EndpointError{StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Err: err}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
@@ -181,7 +230,7 @@ func read(resp *http.Response, began time.Time) (*Token, error) {
 	r, err := parse(resp.Header.Get("Content-Type"), body)
 	switch {
 	case !good || r.Error != "": // whatever else is wrong with it
-		refusal := fail(nil).(*EndpointError)
+		refusal := fail(nil)
 		refusal.Code, refusal.Description, refusal.URI = r.Error, r.Description, r.URI
 		return nil, refusal
 	case err != nil:
@@ -246,6 +295,7 @@ func parseForm(body string) (r reply, err error) {
 // their error descriptions with good reason.
 var public = map[string]bool{
 	"grant_type": true, "client_id": true, "scope": true, "audience": true, "resource": true,
+	"client_assertion_type": true, "subject_token_type": true, "actor_token_type": true, "requested_token_type": true,
 }
 
 // codes are those of RFC 6749 section 5.2. They stay as they are, for callers

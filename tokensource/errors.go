@@ -29,9 +29,14 @@ type EndpointError struct {
 	// section 10.2.3). Zero where it did not say.
 	RetryAfter time.Duration
 
-	// Err tells what is wrong with a reply that is not a refusal. Nil
+	// Err tells what is wrong with a reply that is not a refusal, or that the
+	// local clock is wrong, after which an assertion or a proof was refused. Nil
 	// otherwise.
 	Err error
+
+	// dated says that the request carried an assertion or a proof, which may be
+	// what the server refused.
+	dated bool
 }
 
 // Error tells the status and what the server said.
@@ -90,3 +95,21 @@ func retryAfter(h http.Header) time.Duration {
 	}
 	return max(0, at.Sub(now))
 }
+
+// clockError tells if the local clock differs from the server's by more than
+// servers forgive.
+func clockError(h http.Header, now time.Time) error {
+	server, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		return nil
+	}
+	switch ahead := now.Sub(server).Round(time.Second); {
+	case ahead > clockTolerance:
+		return fmt.Errorf("the local clock is %v ahead of the server's", ahead)
+	case ahead < -clockTolerance:
+		return fmt.Errorf("the local clock is %v behind the server's", -ahead)
+	}
+	return nil
+}
+
+const clockTolerance = 10 * time.Second

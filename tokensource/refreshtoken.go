@@ -2,7 +2,6 @@ package tokensource
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -29,7 +28,9 @@ type RefreshToken struct {
 // sent.
 //
 // The error wraps [ErrReauthenticate] if there is no refresh token or the
-// server answers invalid_grant. Otherwise it is one of [Endpoint.Exchange].
+// server answers invalid_grant. Otherwise it is one of [Endpoint.Exchange]; so
+// is an invalid_grant if the request carried a client assertion or a DPoP proof,
+// for some servers answer that if these are bad.
 func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	refresh := r.RefreshToken
 	if old != nil {
@@ -41,7 +42,8 @@ func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	form := grant("refresh_token", r.Scopes)
 	form.Set("refresh_token", refresh)
 	token, err := r.Endpoint.Exchange(ctx, form)
-	if refusal, ok := errors.AsType[*EndpointError](err); ok && refusal.Code == "invalid_grant" {
+	// Not errors.As: the refusal may be of another endpoint, where ClientAssertion comes from.
+	if refusal, ok := err.(*EndpointError); ok && refusal.Code == "invalid_grant" && !refusal.dated {
 		return nil, fmt.Errorf("%w: %w", ErrReauthenticate, err)
 	}
 	if err != nil {
@@ -51,6 +53,10 @@ func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 		token.RefreshToken = refresh
 	}
 	return token, nil
+}
+
+func (r *RefreshToken) fingerprint() []string {
+	return []string{"refresh_token", r.Endpoint.URL, r.Endpoint.ClientID, r.RefreshToken}
 }
 
 // String tells the endpoint, no secret.

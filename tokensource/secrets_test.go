@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
@@ -12,6 +13,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -108,6 +110,19 @@ var (
 	hushEndpoint = tokensource.Endpoint{URL: "https://u:" + hush + "@login.example.com/" + hush + "?k=" + hush, ClientID: "app", ClientSecret: hush, Params: url.Values{"p": {hush}}}
 )
 
+// A hushSigner is a key that shows, if anything does.
+type hushSigner struct{ Secret string }
+
+func (hushSigner) Public() crypto.PublicKey { return nil }
+func (hushSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("no")
+}
+
+var (
+	hushKey    = hushSigner{hush}
+	hushSource = tokensource.Static(&hushToken)
+)
+
 // echo answers with everything that it was sent.
 func echo(status int, field string) tokensource.Endpoint {
 	e := hushEndpoint
@@ -119,6 +134,14 @@ func echo(status int, field string) tokensource.Endpoint {
 		return http.ReadResponse(bufio.NewReader(strings.NewReader(r)), req)
 	})}
 	return e
+}
+
+// A hushStore cannot save.
+type hushStore struct{}
+
+func (hushStore) Load(context.Context, string) ([]byte, error) { return nil, nil }
+func (hushStore) Update(_ context.Context, _ string, fn func([]byte, func([]byte) error) error) error {
+	return fn(nil, func([]byte) error { return errors.New("no") })
 }
 
 // usedCaches have a token, an early refresh that failed, a final error, a panic.
@@ -154,6 +177,13 @@ func secretsTable(t *testing.T) map[string][]any {
 		"Endpoint":          forms(hushEndpoint),
 		"RefreshToken":      forms(tokensource.RefreshToken{Endpoint: hushEndpoint, RefreshToken: hush}),
 		"ClientCredentials": forms(tokensource.ClientCredentials{Endpoint: hushEndpoint, Scopes: []string{"a"}}),
+		"SignedJWT":         forms(tokensource.SignedJWT{Key: hushKey, Claims: map[string]any{"c": hush}, Header: map[string]any{"h": hush}}),
+		"JWTBearer":         forms(tokensource.JWTBearer{Endpoint: hushEndpoint, Assertion: hushSource}),
+		"TokenExchange":     forms(tokensource.TokenExchange{Endpoint: hushEndpoint, Subject: hushSource, Actor: hushSource}),
+		"File":              forms(tokensource.File{Path: "/a/b"}),
+		"Encrypted":         forms(tokensource.Encrypted{Keys: [][]byte{[]byte(hush)}}),
+		"Store":             forms[tokensource.Store](&tokensource.Encrypted{Keys: [][]byte{[]byte(hush)}}),
+		"StoreError":        forms(tokensource.StoreError{Op: "load", Key: "k", Err: errors.New("no")}),
 		"Source":            append(forms(tokensource.Static(&hushToken)), forms[tokensource.Source](&tokensource.ClientCredentials{Endpoint: hushEndpoint})...),
 		"Func":              forms(tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) { return &hushToken, nil })),
 		"Refresh":           forms(tokensource.Refresh{Cause: tokensource.Expired, Err: failed(echo(400, "error_description"))}),
@@ -162,6 +192,15 @@ func secretsTable(t *testing.T) map[string][]any {
 	for _, field := range []string{"error", "error_description", "error_uri"} {
 		table["EndpointError"] = append(table["EndpointError"], forms(*failed(echo(400, field)))...)
 	}
+	stored := &tokensource.Stored{Source: hushSource, Store: hushStore{}, Key: "k"}
+	stored.Token(t.Context(), nil)
+	table["Stored"] = []any{stored, []any{stored}, map[string]any{"k": stored}, struct{ S *tokensource.Stored }{stored}}
+	keyed := &tokensource.Keyed[string]{
+		Key: func(context.Context) (string, error) { return hush, nil },
+		New: func(string) *tokensource.Cache { return &tokensource.Cache{Source: hushSource} },
+	}
+	keyed.Token(t.Context(), nil)
+	table["Keyed"] = []any{keyed, []any{keyed}, map[string]any{"k": keyed}, struct{ S tokensource.Source }{keyed}}
 	for _, c := range usedCaches(t) {
 		table["Cache"] = append(table["Cache"], c, []*tokensource.Cache{c}, map[string]*tokensource.Cache{"k": c}, struct{ C *tokensource.Cache }{c}, struct{ S tokensource.Source }{c})
 	}

@@ -68,9 +68,9 @@ func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
 // Authorization returns the value of the Authorization header that carries the
 // token, for what is not sent through transport.Auth: a WebSocket's handshake,
-// a gRPC call. It fails for a nil Token, and where AccessToken or TokenType
-// cannot be sent in a header or TokenType is DPoP, which needs a proof beside
-// it (RFC 9449).
+// a gRPC call. It fails for a nil Token, where AccessToken or TokenType cannot
+// be sent in a header, for the type DPoP, which needs a proof beside it (RFC
+// 9449), and for the type N_A, which is no access token (RFC 8693).
 func (t *Token) Authorization() (string, error) {
 	if err := t.check(); err != nil {
 		return "", err
@@ -81,6 +81,8 @@ func (t *Token) Authorization() (string, error) {
 		kind = "Bearer" // as some servers insist
 	case strings.EqualFold(kind, "DPoP"):
 		return "", errors.New("tokensource: a token of type DPoP must not be sent without a proof")
+	case strings.EqualFold(kind, "N_A"):
+		return "", errors.New("tokensource: a token of type N_A is not an access token")
 	case strings.ContainsFunc(kind, invisible) || strings.ContainsAny(kind, `"(),/:;<=>?@[\]{}`):
 		return "", errors.New("tokensource: token_type is not an authentication scheme")
 	}
@@ -148,28 +150,37 @@ func Unmarshal(data []byte) (*Token, error) {
 // is the server's clock, which need not agree. The signature is not checked;
 // that is the API's affair.
 func (t *Token) withLifetime(began time.Time) *Token {
-	if !t.Expiry.IsZero() || strings.Count(t.AccessToken, ".") != 2 {
+	if !t.Expiry.IsZero() {
 		return t
 	}
-	// Claims as a map: another claim of an unexpected type does no harm, and
-	// neither does an algorithm that this process could not verify.
-	claims := jwt.MapClaims{}
-	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
-	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
-		return t
-	}
-	exp, _ := claims.GetExpirationTime()
-	iat, _ := claims.GetIssuedAt()
-	if exp == nil || iat == nil {
-		return t
-	}
-	life := min(exp.Sub(iat.Time), maxLifetime)
+	_, life := t.claimedLife()
 	if life <= 0 {
 		return t
 	}
 	dated := *t
 	dated.Expiry = began.Add(life)
 	return &dated
+}
+
+// claimedLife returns when a JWT was issued by its own account, and exp less
+// iat; zero if it is no JWT or does not tell.
+func (t *Token) claimedLife() (issued time.Time, life time.Duration) {
+	if strings.Count(t.AccessToken, ".") != 2 {
+		return time.Time{}, 0
+	}
+	// Claims as a map: another claim of an unexpected type does no harm, and
+	// neither does an algorithm that this process could not verify.
+	claims := jwt.MapClaims{}
+	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
+		return time.Time{}, 0
+	}
+	exp, _ := claims.GetExpirationTime()
+	iat, _ := claims.GetIssuedAt()
+	if exp == nil || iat == nil {
+		return time.Time{}, 0
+	}
+	return iat.Time, min(exp.Sub(iat.Time), maxLifetime)
 }
 
 // maxLifetime keeps absurd lifetimes within what a time.Duration can count.

@@ -1,0 +1,152 @@
+package tokensource
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// Encrypted is a [Store] that keeps its values in another, encrypted with
+// AES-256-GCM. A value cannot be changed, nor put under another key, without
+// being noticed; an old value of the same key can be put back.
+//
+// To change the key, put the new one first and keep the old one until each value
+// has been saved again.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
+type Encrypted struct {
+	// Store keeps the encrypted values.
+	Store Store
+
+	// Keys are of 32 random bytes each. The first encrypts, all decrypt. With
+	// none, or one of another length, every call fails.
+	Keys [][]byte
+}
+
+// A sealed value is a header and what AES-GCM with a random nonce makes. The header is
+// the magic, with the version as its last byte, and the id of the key.
+const (
+	sealedMagic   = "tt-sealed"
+	sealedVersion = 1
+	keyIDSize     = 8
+)
+
+// Load decrypts what Store has. An error tells that the value is of none of Keys,
+// was changed or cut short, is not one of ours, or is of a newer version.
+func (e *Encrypted) Load(ctx context.Context, key string) ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	value, err := e.Store.Load(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return e.open(key, value)
+}
+
+// Update decrypts the value for fn, and encrypts what fn saves. Where it cannot
+// decrypt, it returns an error as Load does, and fn is not called.
+func (e *Encrypted) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	if err := e.check(); err != nil {
+		return err
+	}
+	return e.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
+		opened, err := e.open(key, value)
+		if err != nil {
+			return err
+		}
+		return fn(opened, func(value []byte) error {
+			sealed, err := e.seal(key, value)
+			if err != nil {
+				return err
+			}
+			return save(sealed)
+		})
+	})
+}
+
+func (e *Encrypted) check() error {
+	if e.Store == nil {
+		return errors.New("tokensource: Encrypted.Store is nil")
+	}
+	if len(e.Keys) == 0 {
+		return errors.New("tokensource: Encrypted.Keys is empty")
+	}
+	for i, key := range e.Keys {
+		if len(key) != 32 {
+			return fmt.Errorf("tokensource: Encrypted.Keys[%d] has %d bytes, want 32", i, len(key))
+		}
+	}
+	return nil
+}
+
+func (e *Encrypted) seal(key string, value []byte) ([]byte, error) {
+	aead, err := aead(e.Keys[0])
+	if err != nil {
+		return nil, err
+	}
+	header := slices.Concat([]byte(sealedMagic), []byte{sealedVersion}, keyID(e.Keys[0]))
+	return aead.Seal(header, nil, value, additional(header, key)), nil
+}
+
+func (e *Encrypted) open(key string, value []byte) ([]byte, error) {
+	if value == nil {
+		return nil, nil
+	}
+	sealed, ok := bytes.CutPrefix(value, []byte(sealedMagic))
+	if !ok || len(sealed) < 1+keyIDSize {
+		return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q is not encrypted by it, or was cut short", key)
+	}
+	if v := sealed[0]; v != sealedVersion {
+		return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q is of version %d, not %d", key, v, sealedVersion)
+	}
+	header, id, sealed := value[:len(sealedMagic)+1+keyIDSize], sealed[1:1+keyIDSize], sealed[1+keyIDSize:]
+	for _, k := range e.Keys {
+		if !bytes.Equal(keyID(k), id) {
+			continue
+		}
+		aead, err := aead(k)
+		if err != nil {
+			return nil, err
+		}
+		opened, err := aead.Open([]byte{}, nil, sealed, additional(header, key))
+		if err != nil {
+			return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q was changed, cut short, or moved from another key", key)
+		}
+		return opened, nil
+	}
+	return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q was encrypted with none of Encrypted.Keys", key)
+}
+
+func aead(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// keyID names a key and gives nothing of it away.
+func keyID(key []byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	io.WriteString(mac, "tokentripper key id")
+	return mac.Sum(nil)[:keyIDSize]
+}
+
+// additional binds a value to its header and to its place in the Store.
+func additional(header []byte, key string) []byte { return append(slices.Clip(header), key...) }
+
+// Format writes the type of Store, whatever the verb.
+func (e Encrypted) Format(s fmt.State, verb rune) {
+	fmt.Fprintf(s, "encrypted %T with %d keys", e.Store, len(e.Keys))
+}
+
+// MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
+func (e Encrypted) MarshalText() ([]byte, error) { return fmt.Append(nil, e), nil }

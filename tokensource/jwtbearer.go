@@ -1,0 +1,68 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// JWTBearer obtains tokens for an assertion: a JWT that the authorization
+// server trusts (RFC 7523 section 2.1). Put a [Cache] over it.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
+type JWTBearer struct {
+	// Endpoint is where, and as whom.
+	Endpoint Endpoint
+
+	// Assertion supplies the assertion, anew for each token request: as a rule a
+	// [SignedJWT], or a [File].
+	Assertion Source
+
+	// Scopes to ask for. None means the server's default.
+	Scopes []string
+}
+
+// Token obtains a token, whatever old is. The error names Assertion if that
+// gave none, or one that has expired; otherwise it is one of [Endpoint.Exchange].
+func (j *JWTBearer) Token(ctx context.Context, old *Token) (*Token, error) {
+	assertion, err := assertion(ctx, "JWTBearer.Assertion", j.Assertion)
+	if err != nil {
+		return nil, err
+	}
+	form := grant("urn:ietf:params:oauth:grant-type:jwt-bearer", j.Scopes)
+	form.Set("assertion", assertion)
+	return j.Endpoint.Exchange(ctx, form)
+}
+
+func (j *JWTBearer) fingerprint() []string {
+	return j.Endpoint.fingerprint("jwt-bearer", j.Scopes)
+}
+
+// String tells the endpoint, no secret.
+func (j JWTBearer) String() string { return "JWT bearer for the " + j.Endpoint.String() }
+
+// Format writes [JWTBearer.String], whatever the verb.
+func (j JWTBearer) Format(s fmt.State, verb rune) { io.WriteString(s, j.String()) }
+
+// MarshalText returns [JWTBearer.String], so that JSON, XML and slog show no secret.
+func (j JWTBearer) MarshalText() ([]byte, error) { return []byte(j.String()), nil }
+
+// assertion asks the Source in a field for what a token request shall carry.
+func assertion(ctx context.Context, field string, source Source) (string, error) {
+	if source == nil {
+		return "", fmt.Errorf("tokensource: %s is nil", field)
+	}
+	token, err := source.Token(ctx, nil)
+	if err == nil {
+		err = token.check()
+	}
+	if err == nil && !token.good(time.Now()) {
+		err = errors.New("it has expired")
+	}
+	if err != nil {
+		return "", fmt.Errorf("tokensource: %s: %w", field, err)
+	}
+	return token.AccessToken, nil
+}

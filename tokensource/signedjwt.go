@@ -1,0 +1,185 @@
+package tokensource
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/internal/jws"
+)
+
+// SignedJWT signs its own short-lived tokens (RFC 7519): for APIs that trust a
+// service's key, and as the assertion of [Endpoint], [JWTBearer] and others. Put
+// a [Cache] over it for an API; not for an assertion, which is made anew for
+// each request.
+//
+// Each token has a fresh jti. Its iat lies a tenth of Lifetime in the past, at
+// most a minute, for servers whose clock is behind.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
+type SignedJWT struct {
+	// Key signs: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or
+	// Ed25519. Only Public and Sign are called, so it may live in a KMS or an
+	// HSM. See [ParsePrivateKey].
+	Key crypto.Signer
+
+	// Algorithm is RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512
+	// or EdDSA. Empty means what the key has of itself; for RSA, RS256.
+	Algorithm string
+
+	// KeyID is the kid, which tells the server which of its keys to check with.
+	// Empty means none.
+	KeyID string
+
+	// Issuer and Subject are iss and sub. Empty means none. To authenticate a
+	// client, both are its id (RFC 7523 section 3).
+	Issuer, Subject string
+
+	// Audience is aud: whom the token is for. An assertion needs it; some servers
+	// want their issuer there, others the URL of the token endpoint. None means
+	// none.
+	Audience []string
+
+	// Lifetime is exp less iat. Zero means 5 minutes; less than a second is an error.
+	Lifetime time.Duration
+
+	// Claims are further claims. One that a field or Token sets is an error.
+	Claims map[string]any
+
+	// Header are further header parameters, or another typ, such as at+jwt.
+	Header map[string]any
+}
+
+// Token signs a new token, whatever old is. The error names the field that is
+// wrong, or wraps that of the key.
+func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
+	signer, err := jws.New(s.Key, s.Algorithm)
+	if err != nil {
+		return nil, fmt.Errorf("tokensource: SignedJWT.Key: %w", err)
+	}
+	life := s.Lifetime
+	if life == 0 {
+		life = 5 * time.Minute
+	}
+	if life < time.Second {
+		return nil, errors.New("tokensource: SignedJWT.Lifetime is less than a second")
+	}
+	now := time.Now()
+	issued := now.Add(-min(life/10, time.Minute))
+	claims, err := s.claims(issued, issued.Add(life))
+	if err != nil {
+		return nil, err
+	}
+	header, err := s.header()
+	if err != nil {
+		return nil, err
+	}
+	text, err := signer.Sign(header, claims)
+	if err != nil {
+		return nil, fmt.Errorf("tokensource: SignedJWT: %w", err)
+	}
+	return &Token{AccessToken: text, Expiry: issued.Add(life)}, nil
+}
+
+func (s *SignedJWT) claims(issued, expiry time.Time) (jwt.MapClaims, error) {
+	claims := jwt.MapClaims{"iat": issued.Unix(), "exp": expiry.Unix(), "jti": rand.Text()}
+	if s.Issuer != "" {
+		claims["iss"] = s.Issuer
+	}
+	if s.Subject != "" {
+		claims["sub"] = s.Subject
+	}
+	switch len(s.Audience) {
+	case 0:
+	case 1:
+		claims["aud"] = s.Audience[0] // as some servers insist
+	default:
+		claims["aud"] = s.Audience
+	}
+	for name := range s.Claims {
+		if _, ok := claims[name]; ok {
+			return nil, fmt.Errorf("tokensource: SignedJWT.Claims: %q is set already", name)
+		}
+	}
+	maps.Copy(claims, s.Claims)
+	return claims, nil
+}
+
+func (s *SignedJWT) header() (map[string]any, error) {
+	header := maps.Clone(s.Header)
+	for name := range header {
+		if name == "alg" || name == "kid" {
+			return nil, fmt.Errorf("tokensource: SignedJWT.Header: %q has a field of its own", name)
+		}
+	}
+	if s.KeyID != "" {
+		if header == nil {
+			header = make(map[string]any)
+		}
+		header["kid"] = s.KeyID
+	}
+	return header, nil
+}
+
+// String tells issuer and key id, no secret.
+func (s SignedJWT) String() string {
+	return fmt.Sprintf("JWT signed by issuer %q, key id %q", s.Issuer, s.KeyID)
+}
+
+// Format writes [SignedJWT.String], whatever the verb.
+func (s SignedJWT) Format(f fmt.State, verb rune) { io.WriteString(f, s.String()) }
+
+// MarshalText returns [SignedJWT.String], so that JSON, XML and slog show no secret.
+func (s SignedJWT) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// ParsePrivateKey reads the first private key in a PEM text: PKCS #8, PKCS #1 or
+// SEC 1. The error tells what is there instead; an encrypted key must be
+// decrypted first.
+func ParsePrivateKey(text []byte) (crypto.Signer, error) {
+	var seen []string
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return nil, errors.New("tokensource: private key: the PEM is encrypted, decrypt it first")
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return parseKey(block)
+		}
+		seen = append(seen, printable(block.Type))
+	}
+	if len(seen) > 0 {
+		return nil, fmt.Errorf("tokensource: private key: the PEM holds only %s", strings.Join(seen, ", "))
+	}
+	return nil, errors.New("tokensource: private key: not PEM")
+}
+
+func parseKey(block *pem.Block) (key crypto.Signer, err error) {
+	var parsed any
+	switch block.Type {
+	case "PRIVATE KEY":
+		parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("tokensource: private key: %s is not supported", printable(block.Type))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tokensource: private key: %w", err)
+	}
+	key, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("tokensource: private key: a key of type %T cannot sign", parsed)
+	}
+	return key, nil
+}

@@ -1,0 +1,363 @@
+package tokensource
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Stored shares one token of its Source among many processes: while one obtains
+// a token the others wait for it, and a refresh token that rotates is sent once
+// by all of them together. Put a [Cache] over it.
+//
+// A new token is saved before it is used. A save that fails is tried again for 15 s,
+// while the lock is held; a token that could not be saved is used all the same,
+// and saved with the next call. Where the store was emptied or is behind, the
+// newest token that this process knows goes on.
+//
+// No store can help a process that is killed after the server has ended its
+// refresh token and before the next one is saved: the user must log in again.
+//
+// Expiry is kept as a time of day, so the clocks of the processes should agree
+// to within seconds.
+//
+// Stored is safe for concurrent use, and must not be copied after its first use.
+type Stored struct {
+	// Source obtains the tokens.
+	Source Source
+
+	// Store keeps them.
+	Store Store
+
+	// Key names the token in the Store: printable ASCII, 1 to 200 bytes. Each
+	// user's or tenant's token has its own. To the keys of this package's grants
+	// a hash of the server, the client and the initial refresh token is added, so that a new
+	// initial refresh token replaces whatever was stored.
+	Key string
+
+	// Timeout bounds a call of Source. Zero means 10 s. The lock lives 15 s
+	// longer, for the save.
+	Timeout time.Duration
+
+	// Unshared lets the process obtain tokens of its own while the Store is
+	// away: for client credentials and the like. A refresh token is never spent
+	// without the lock.
+	Unshared bool
+
+	mu      sync.Mutex // guards what follows
+	last    record     // the newest known here, stored or not
+	unsaved bool       // last is yet to be saved,
+	forced  bool       // whatever the Store has: it comes from Set or Forget
+}
+
+// Bounds of Stored.
+const (
+	maxKey       = 200
+	saveTime     = 15 * time.Second
+	firstWait    = 25 * time.Millisecond
+	longestWait  = time.Second
+	unsavedPause = time.Second
+)
+
+// Token returns the stored token if it is good and another one than old.
+// Otherwise it locks the key, looks again, and if need be asks Source with the
+// newest token as old.
+//
+// The error is a [StoreError], Source's, or ctx's while somebody else has the
+// lock. Once it has the lock itself, Token ends within Timeout and 15 s, not
+// with ctx. It wraps [ErrReauthenticate] from the moment that the refresh token
+// was refused, in any process, until Set, in any process.
+func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
+	key, err := s.key()
+	if err != nil {
+		return nil, err
+	}
+	var token *Token
+	err = s.retry(ctx, func() (err error) {
+		token, err = s.look(ctx, key, old)
+		return err
+	})
+	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode && ctx.Err() == nil {
+		return s.without(ctx, old, err)
+	}
+	return token, err
+}
+
+// look returns what the Store has, if that will do, or locks it and obtains a token.
+func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
+	value, err := s.Store.Load(ctx, key)
+	if err != nil {
+		return nil, &StoreError{opLoad, key, err}
+	}
+	if err := s.learn(key, value); err != nil {
+		return nil, err
+	}
+	token, err := s.known(old)
+	if token != nil || err != nil {
+		return token, err
+	}
+	err = s.locked(ctx, key, func(ctx context.Context, save func([]byte) error) (err error) {
+		token, err = s.known(old) // another may have been faster
+		if token == nil && err == nil {
+			token, err = s.exchange(ctx, key, save)
+		}
+		return err
+	})
+	return token, err
+}
+
+// locked calls fn with the lock of key, once nothing is unsaved. The context
+// that fn gets lives as long as the lock, whatever becomes of ctx.
+func (s *Stored) locked(ctx context.Context, key string, fn func(context.Context, func([]byte) error) error) error {
+	lock, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout()+saveTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	ran, result := false, error(nil)
+	err := s.Store.Update(lock, key, func(value []byte, save func([]byte) error) error {
+		ran = true
+		if stop(); ctx.Err() != nil {
+			result = ctx.Err()
+		} else if result = s.learn(key, value); result == nil {
+			result = s.flush(lock, key, save)
+		}
+		if result == nil {
+			result = fn(lock, save)
+		}
+		return result
+	})
+	switch {
+	case ran: // what became of the lock afterwards does not matter
+		return result
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, ErrLocked):
+		return err
+	}
+	return &StoreError{opUpdate, key, cmp.Or(err, errNotCalled)}
+}
+
+var errNotCalled = errors.New("the store did not call fn")
+
+// exchange asks Source with the newest token, and saves what comes: also that a
+// refresh token is dead, which the others need not find out.
+func (s *Stored) exchange(ctx context.Context, key string, save func([]byte) error) (*Token, error) {
+	s.mu.Lock()
+	base := s.last
+	s.mu.Unlock()
+	next := record{gen: base.gen + 1}
+	call, cancel := context.WithTimeout(ctx, s.timeout())
+	defer cancel()
+	began := time.Now()
+	token, err := s.Source.Token(call, base.token)
+	if err == nil {
+		err = token.check()
+	}
+	switch {
+	case err == nil:
+		next.token = token.withLifetime(began)
+	case errors.Is(err, ErrReauthenticate) && base.token != nil:
+		next.reauthenticate = true
+	default:
+		return nil, err
+	}
+	s.keep(next)
+	failed := s.save(ctx, key, next, save)
+	if failed != nil && err == nil {
+		return next.token.soon(), nil
+	}
+	return next.token, err
+}
+
+// keep makes r the newest, unless somebody has logged in or out meanwhile.
+func (s *Stored) keep(r record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.forced {
+		s.last, s.unsaved = r, true
+	}
+}
+
+// flush saves what is unsaved.
+func (s *Stored) flush(ctx context.Context, key string, save func([]byte) error) error {
+	s.mu.Lock()
+	last, unsaved := s.last, s.unsaved
+	s.mu.Unlock()
+	if !unsaved {
+		return nil
+	}
+	return s.save(ctx, key, last, save)
+}
+
+// save saves r, and tries until ctx ends or the lock is lost.
+func (s *Stored) save(ctx context.Context, key string, r record, save func([]byte) error) error {
+	data, err := r.encode()
+	if err != nil {
+		return &StoreError{opSave, key, err}
+	}
+	for wait := firstWait; ; wait = min(2*wait, longestWait) {
+		err := save(data)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, ErrLocked) || sleep(ctx, wait) != nil {
+			return &StoreError{opSave, key, err}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == r {
+		s.unsaved, s.forced = false, false
+	}
+	return nil
+}
+
+// learn takes what the Store holds, if it is newer than what is known here. A
+// value of the same generation is no news, unless what is known here was never saved.
+func (s *Stored) learn(key string, value []byte) error {
+	var stored record
+	if value != nil {
+		if err := stored.decode(value); err != nil {
+			return &StoreError{opDecode, key, err}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.forced:
+		s.last.gen = max(s.last.gen, stored.gen+1)
+	case stored.gen > s.last.gen, stored.gen == s.last.gen && s.unsaved:
+		s.last, s.unsaved = stored, false
+	}
+	return nil
+}
+
+// known returns the newest token if it is saved, good and another one than old;
+// nothing if the lock is needed.
+func (s *Stored) known(old *Token) (*Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.unsaved:
+		return nil, nil
+	case s.last.reauthenticate:
+		return nil, fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
+	case s.last.token.good(time.Now()) && !s.last.token.same(old):
+		return s.last.token, nil
+	}
+	return nil, nil
+}
+
+// without answers while the Store is away, which err says.
+func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, error) {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if last.token.good(time.Now()) && !last.token.same(old) {
+		return last.token.soon(), nil
+	}
+	_, spends := s.Source.(*RefreshToken)
+	if !s.Unshared || spends || last.reauthenticate || last.token != nil && last.token.RefreshToken != "" {
+		return nil, err
+	}
+	return s.Source.Token(ctx, old)
+}
+
+// soon returns a copy that the Cache asks for again in a moment, when the Store
+// may be back.
+func (t *Token) soon() *Token {
+	again := *t
+	again.RefreshAt = time.Now().Add(unsavedPause)
+	return &again
+}
+
+// Set saves the token of a login, whatever the Store holds, and so hands it to
+// all processes. It waits for the lock until ctx ends. If it fails, the next
+// call of Token saves it.
+func (s *Stored) Set(ctx context.Context, token *Token) error {
+	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
+		return errors.New("tokensource: Set needs an access token or a refresh token")
+	}
+	return s.force(ctx, record{token: token.withLifetime(time.Now())})
+}
+
+// Forget saves that the user has logged out: no process obtains a token any more
+// until Set, in any process. Access tokens in use elsewhere live on until they expire or
+// are refused. It waits for the lock until ctx ends.
+func (s *Stored) Forget(ctx context.Context) error {
+	return s.force(ctx, record{reauthenticate: true})
+}
+
+func (s *Stored) force(ctx context.Context, r record) error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	r.gen = s.last.gen + 1
+	s.last, s.unsaved, s.forced = r, true, true
+	s.mu.Unlock()
+	return s.retry(ctx, func() error {
+		return s.locked(ctx, key, func(context.Context, func([]byte) error) error { return nil })
+	})
+}
+
+// retry calls try until somebody else no longer has the lock.
+func (s *Stored) retry(ctx context.Context, try func() error) error {
+	for wait := firstWait; ; wait = min(2*wait, longestWait) {
+		err := try()
+		if !errors.Is(err, ErrLocked) {
+			return err
+		}
+		if err := sleep(ctx, wait/2+rand.N(wait/2)); err != nil {
+			return err
+		}
+	}
+}
+
+// pending reports whether a token would be lost if this Stored were.
+func (s *Stored) pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsaved
+}
+
+// A fingerprinter is a Source whose configuration tells whose tokens it obtains.
+type fingerprinter interface{ fingerprint() []string }
+
+func (s *Stored) key() (string, error) {
+	switch {
+	case s.Source == nil:
+		return "", errors.New("tokensource: Stored.Source is nil")
+	case s.Store == nil:
+		return "", errors.New("tokensource: Stored.Store is nil")
+	case len(s.Key) == 0 || len(s.Key) > maxKey || strings.ContainsFunc(s.Key, invisible):
+		return "", fmt.Errorf("tokensource: Stored.Key must be 1 to %d bytes of printable ASCII", maxKey)
+	}
+	f, ok := s.Source.(fingerprinter)
+	if !ok {
+		return s.Key, nil
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", f.fingerprint()))
+	return s.Key + "." + hex.EncodeToString(sum[:8]), nil
+}
+
+func (s *Stored) timeout() time.Duration {
+	if s.Timeout > 0 {
+		return s.Timeout
+	}
+	return 10 * time.Second
+}
+
+// Format writes the types of Source and Store and the key, whatever the verb: no
+// secret, and nothing that changes meanwhile.
+func (s *Stored) Format(f fmt.State, verb rune) {
+	fmt.Fprintf(f, "%T in %T as %q", s.Source, s.Store, s.Key)
+}

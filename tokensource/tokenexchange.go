@@ -1,0 +1,87 @@
+package tokensource
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+)
+
+// TokenExchange exchanges a token for another (RFC 8693): a service that calls
+// an API on behalf of its user, or that needs a token for another audience. Put
+// a [Cache] over it; if Subject depends on the request's context, a [Keyed],
+// with a key that fixes everything that Subject reads: one Cache would give one
+// user's token to another.
+//
+// The parameters resource and audience of section 2.1 go into Endpoint.Params.
+//
+// Printed, logged or marshalled in any way, it shows no secret.
+type TokenExchange struct {
+	// Endpoint is where, and as whom.
+	Endpoint Endpoint
+
+	// Subject supplies the token of whom the new one is about, anew for each
+	// token request: a [Func] that finds the user's token in the context, a
+	// [File], or a Cache.
+	Subject Source
+
+	// SubjectType is subject_token_type, as a URI. Empty means an access token.
+	SubjectType string
+
+	// Actor supplies the token of who acts, the service itself. Nil means none.
+	Actor Source
+
+	// ActorType is actor_token_type, as a URI. Empty means an access token.
+	ActorType string
+
+	// RequestedType is requested_token_type, as a URI. Empty leaves the choice to
+	// the server.
+	RequestedType string
+
+	// Scopes to ask for. None means the server's default.
+	Scopes []string
+}
+
+// accessTokenType is the default of the types (RFC 8693 section 3).
+const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
+
+// Token obtains a token, whatever old is. The error names Subject or Actor if
+// that gave none, or one that has expired; otherwise it is one of
+// [Endpoint.Exchange].
+//
+// The token's type is N_A if the server issued something that is no access
+// token (section 2.2.1): an assertion for another server, never sent to an API.
+func (t *TokenExchange) Token(ctx context.Context, old *Token) (*Token, error) {
+	form := grant("urn:ietf:params:oauth:grant-type:token-exchange", t.Scopes)
+	subject, err := assertion(ctx, "TokenExchange.Subject", t.Subject)
+	if err != nil {
+		return nil, err
+	}
+	form.Set("subject_token", subject)
+	form.Set("subject_token_type", cmp.Or(t.SubjectType, accessTokenType))
+	if t.Actor != nil {
+		actor, err := assertion(ctx, "TokenExchange.Actor", t.Actor)
+		if err != nil {
+			return nil, err
+		}
+		form.Set("actor_token", actor)
+		form.Set("actor_token_type", cmp.Or(t.ActorType, accessTokenType))
+	}
+	if t.RequestedType != "" {
+		form.Set("requested_token_type", t.RequestedType)
+	}
+	return t.Endpoint.Exchange(ctx, form)
+}
+
+func (t *TokenExchange) fingerprint() []string {
+	return t.Endpoint.fingerprint("token-exchange", t.Scopes)
+}
+
+// String tells the endpoint, no secret.
+func (t TokenExchange) String() string { return "token exchange at the " + t.Endpoint.String() }
+
+// Format writes [TokenExchange.String], whatever the verb.
+func (t TokenExchange) Format(s fmt.State, verb rune) { io.WriteString(s, t.String()) }
+
+// MarshalText returns [TokenExchange.String], so that JSON, XML and slog show no secret.
+func (t TokenExchange) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
