@@ -75,6 +75,9 @@ func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error)
 	}
 	proved := new(atomic.Bool)
 	req, err := e.request(withProofNoted(ctx, proved), sent)
+	if err == nil && e.ClientAssertion != nil {
+		req.GetBody = e.bodyAgain(ctx, sent, req.ContentLength)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +117,24 @@ func (e Endpoint) assert(ctx context.Context, form url.Values) error {
 	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 	form.Set("client_assertion", text)
 	return nil
+}
+
+// bodyAgain returns a GetBody for whoever below Client sends the request once
+// more, as transport.DPoP does with a new nonce. The server may have spent the
+// assertion, so there is a new one; it must be as long, as those of a SignedJWT are.
+func (e Endpoint) bodyAgain(ctx context.Context, sent url.Values, length int64) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		form := maps.Clone(sent)
+		if err := e.assert(ctx, form); err != nil {
+			return nil, err
+		}
+		body := form.Encode()
+		if int64(len(body)) != length {
+			return nil, errors.New("tokensource: Endpoint.ClientAssertion: the next one is of another length")
+		}
+		sent.Add("client_assertion", form.Get("client_assertion")) // for the redactor
+		return io.NopCloser(strings.NewReader(body)), nil
+	}
 }
 
 // withProofNoted notes whether the request was sent with a DPoP proof, whoever

@@ -361,3 +361,6 @@ func (s *Stored) timeout() time.Duration {
 func (s *Stored) Format(f fmt.State, verb rune) {
 	fmt.Fprintf(f, "%T in %T as %q", s.Source, s.Store, s.Key)
 }
+
+// MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
+func (s *Stored) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
+	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/tokentripper/tokentripper/internal/replay"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -39,7 +38,8 @@ type Auth struct {
 	// Source supplies the tokens: as a rule a [tokensource.Cache].
 	Source tokensource.Source
 
-	// Base sends the requests. Nil means http.DefaultTransport.
+	// Base sends the requests. Nil means http.DefaultTransport. Tokens of type
+	// DPoP need a [DPoP] here, and no others go there.
 	Base http.RoundTripper
 
 	// Origins, if not nil, lists where tokens may go, such as
@@ -87,7 +87,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		return a.fail(req, err)
 	}
 	if !carries {
-		return a.sendAs(req, req)
+		return answered(a.base(), req, req)
 	}
 	token, value, err := a.token(req.Context(), nil)
 	if err != nil {
@@ -137,35 +137,9 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	return resp, err
 }
 
-// An outgoing request and its header value are one allocation.
-type outgoing struct {
-	http.Request
-	authorization [1]string
-}
-
-// send sends a shallow copy of the request. Not Request.Clone: that copies
-// Trailer, which net/http must see change when the body ends.
+// send sends the request with the token.
 func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
-	out := &outgoing{Request: *req, authorization: [1]string{authorization}}
-	out.Body, out.Trailer = body, trailer
-	out.Header = make(http.Header, len(req.Header)+1)
-	for k, v := range req.Header {
-		out.Header[k] = v[:len(v):len(v)] // a base that adds a value must not write beyond the caller's
-	}
-	out.Header["Authorization"] = out.authorization[:]
-	return a.sendAs(req, &out.Request)
-}
-
-// sendAs sends out, and answers as if it had sent req: without the token, and
-// with the chain of redirects that the next hop is judged by.
-func (a *Auth) sendAs(req, out *http.Request) (*http.Response, error) {
-	resp, err := a.base().RoundTrip(out)
-	if resp != nil {
-		resp.Request = req
-	} else if err == nil {
-		err = errors.New("transport: Auth.Base returned neither a response nor an error")
-	}
-	return resp, err
+	return answered(a.base(), req, withHeader(req, body, trailer, "Authorization", authorization))
 }
 
 // refused reads what a response says of the token it was sent with.
@@ -208,7 +182,7 @@ func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.
 	if h := a.header.Load(); h != nil && h.token == token {
 		return token, h.value, nil
 	}
-	value, err := token.Authorization()
+	value, err := a.authorization(token)
 	if err != nil {
 		return nil, "", err
 	}
@@ -216,42 +190,27 @@ func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.
 	return token, value, nil
 }
 
+// authorization makes the header's value. A token that is bound to a key goes
+// with proofs, and no other does: a server that hands out less than it was asked
+// for is not obeyed (RFC 9449 section 5).
+func (a *Auth) authorization(token *tokensource.Token) (string, error) {
+	if _, proves := a.base().(*DPoP); !proves || token == nil {
+		return token.Authorization()
+	}
+	if !strings.EqualFold(token.TokenType, "DPoP") {
+		return "", errors.New("the token is not of type DPoP, and Auth.Base is a DPoP")
+	}
+	bearer := *token
+	bearer.TokenType = "Bearer"
+	value, err := bearer.Authorization()
+	return strings.Replace(value, "Bearer", "DPoP", 1), err
+}
+
 // header remembers the value made of a token, so that the next request with it
 // need not.
 type header struct {
 	token *tokensource.Token
 	value string
-}
-
-// discard closes a refused response. If its request was sent to the end, it
-// reads the rest first, so that the connection can be used again: at most 64
-// KiB, for at most 50 ms.
-//
-// If it was not, neither may be waited for while a Read of the caller's body is
-// in progress: with HTTP/2, Close waits for it.
-func discard(resp *http.Response, next replay.Next) {
-	if resp.Body == nil {
-		return // http.Client lets a RoundTripper do that
-	}
-	closed := make(chan struct{})
-	closeBody := sync.OnceFunc(func() { resp.Body.Close() })
-	go func() {
-		defer close(closed)
-		if next.Sent {
-			io.CopyN(io.Discard, resp.Body, 64<<10)
-		}
-		closeBody()
-	}()
-	if next.Reading && !next.Sent {
-		return
-	}
-	timer := time.NewTimer(50 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-closed:
-	case <-timer.C:
-		go closeBody()
-	}
 }
 
 // fail refuses to send the request.
@@ -263,11 +222,7 @@ func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes the idle connections of Base, if it can.
-func (a *Auth) CloseIdleConnections() {
-	if c, ok := a.base().(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
-	}
-}
+func (a *Auth) CloseIdleConnections() { closeIdle(a.base()) }
 
 // Format writes the types of Source and Base, whatever the verb: no secret, and
 // nothing that changes meanwhile.
@@ -283,10 +238,16 @@ func (a *Auth) base() http.RoundTripper {
 func (a *Auth) limits() replay.Limits {
 	l := replay.Limits{Body: a.MaxBody, Total: a.MaxMemory}
 	if l.Body == 0 {
-		l.Body = 4 << 20
+		l.Body = defaultMaxBody
 	}
 	if l.Total == 0 {
-		l.Total = 64 << 20
+		l.Total = defaultMaxMemory
 	}
 	return l
 }
+
+// Bounds of recordings.
+const (
+	defaultMaxBody   = 4 << 20
+	defaultMaxMemory = 64 << 20
+)

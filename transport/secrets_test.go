@@ -3,6 +3,7 @@ package transport_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -106,6 +108,14 @@ type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
 
+// A hushKey is a key that shows, if anything does.
+type hushKey struct{ Secret string }
+
+func (hushKey) Public() crypto.PublicKey { return nil }
+func (hushKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("no")
+}
+
 // usedAuths have a token in their header, a guard that watches, a refusal behind them.
 func usedAuths(t *testing.T) (all []*transport.Auth, failures []error) {
 	rotating := tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
@@ -129,6 +139,10 @@ func usedAuths(t *testing.T) (all []*transport.Auth, failures []error) {
 
 func secretsTable(t *testing.T) map[string][]any {
 	table := map[string][]any{"Challenge": {transport.Challenge{Scheme: "Bearer"}}}
+	dpop := &transport.DPoP{Key: hushKey{hush}, Base: hushBase(401)}
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://api.test", nil)
+	dpop.RoundTrip(req)
+	table["DPoP"] = []any{dpop, []any{dpop}, map[string]any{"k": dpop}, struct{ D *transport.DPoP }{dpop}, &struct{ R http.RoundTripper }{dpop}, http.Client{Transport: dpop}}
 	auths, failures := usedAuths(t)
 	for _, a := range auths {
 		table["Auth"] = append(table["Auth"], a, []*transport.Auth{a}, map[string]any{"k": a}, struct{ A *transport.Auth }{a}, &struct{ R http.RoundTripper }{a}, http.Client{Transport: a})

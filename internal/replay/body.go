@@ -5,6 +5,9 @@
 // it at its next Read until it is decided what happens: [Body.Release] lets it
 // go on, [Body.Next] cuts it off and makes the second attempt, which reads what
 // was kept and then the rest; [Body.Close] gives up.
+//
+// Owners nest: one below another that sends an attempt a second time goes on
+// with the same recording. Which attempt is the last only the outermost knows.
 package replay
 
 import (
@@ -27,16 +30,25 @@ type Limits struct {
 	Total int64 // of all that share the Budget
 }
 
-// A Body is a caller's request body, recorded. A nil Body stands for one that
-// needs no recording, or must not be recorded: its methods work on the request.
+// A Body is a caller's request body, recorded, as one owner sees it. A nil Body
+// stands for one that needs no recording, or must not be recorded: its methods
+// work on the request.
 type Body struct {
+	*recording
+	first  *attempt
+	nested bool // first is an attempt of another owner, which decides
+}
+
+// A recording is a caller's request body and what was read of it.
+type recording struct {
 	src    io.ReadCloser
 	length int64       // of src, as the request declares it; zero or less: unknown
 	caller http.Header // the request's Trailer, the caller's until src ends
 	names  http.Header // its names
 	limits Limits
 	budget *Budget
-	first  attempt
+	owner  Body // the outermost, and its first attempt: one allocation
+	begin  attempt
 
 	mu      sync.Mutex // guards what follows and the attempts
 	cond    sync.Cond  // signalled when any of it changes
@@ -55,12 +67,19 @@ type Body struct {
 }
 
 // New returns the Body of req: nil if req has none, can make another by
-// GetBody, or if limits allow no recording.
+// GetBody, or if limits allow no recording. The attempt of another Body is not
+// recorded again.
 func New(req *http.Request, limits Limits, budget *Budget) *Body {
-	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil || limits.Body <= 0 {
+	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
 		return nil
 	}
-	b := &Body{src: req.Body, limits: limits, budget: budget}
+	if a, ok := req.Body.(*attempt); ok {
+		return &Body{recording: a.body, first: a, nested: true}
+	}
+	if limits.Body <= 0 {
+		return nil
+	}
+	b := &recording{src: req.Body, limits: limits, budget: budget}
 	if len(req.TransferEncoding) == 0 { // else net/http goes by that alone
 		b.length = req.ContentLength
 	}
@@ -68,8 +87,9 @@ func New(req *http.Request, limits Limits, budget *Budget) *Body {
 		b.length, b.caller, b.names = 0, req.Trailer, maps.Clone(req.Trailer)
 	}
 	b.cond.L = &b.mu
-	b.first.body, b.live = b, &b.first
-	return b
+	b.begin.body, b.live = b, &b.begin
+	b.owner = Body{recording: b, first: &b.begin}
+	return &b.owner
 }
 
 // First returns the body to send with the first attempt.
@@ -77,7 +97,7 @@ func (b *Body) First(req *http.Request) io.ReadCloser {
 	if b == nil {
 		return req.Body
 	}
-	return &b.first
+	return b.first
 }
 
 // Hold makes the first attempt wait before its next Read, if the body can be
@@ -93,13 +113,19 @@ func (b *Body) Hold(req *http.Request) bool {
 	return b.held
 }
 
-// Release lets the first attempt go on alone. The caller's body is closed when that is.
+// Release lets the attempt go on alone. The caller's body is closed when that is.
 func (b *Body) Release() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
-	b.held, b.decided = false, true
+	b.held = false
+	if b.nested {
+		b.cond.Broadcast()
+		b.mu.Unlock()
+		return
+	}
+	b.decided = true
 	b.drop()
 	closeNow := b.live.closed
 	b.cond.Broadcast()
@@ -138,13 +164,14 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	sent := b.live.whole()
-	b.live = &attempt{body: b, trailer: b.names}
-	b.held, b.decided = false, true
+	b.live = &attempt{body: b.recording, trailer: maps.Clone(b.names)}
+	b.held, b.decided = false, !b.nested
 	b.cond.Broadcast()
-	return Next{b.live, b.names, sent, b.reading}, nil
+	return Next{b.live, b.live.trailer, sent, b.reading}, nil
 }
 
-// Close cuts off every attempt and closes the caller's body.
+// Close cuts off every attempt and closes the caller's body: the outermost
+// owner's affair.
 func (b *Body) Close() {
 	if b == nil {
 		return
@@ -163,6 +190,10 @@ func (b *Body) Done() {
 	if b == nil {
 		return
 	}
+	if b.nested {
+		b.Release()
+		return
+	}
 	b.mu.Lock()
 	b.done = true
 	b.giveBack()
@@ -174,7 +205,7 @@ func (b *Body) Done() {
 }
 
 // closeSource closes the caller's body, once.
-func (b *Body) closeSource() error {
+func (b *recording) closeSource() error {
 	b.mu.Lock()
 	closed := b.closed
 	b.closed = true
@@ -187,7 +218,7 @@ func (b *Body) closeSource() error {
 
 // closeSourceSoon is closeSource for who must not wait. Close may: that of a
 // server's inbound body waits for a Read in progress, or reads the rest.
-func (b *Body) closeSourceSoon() {
+func (b *recording) closeSourceSoon() {
 	b.mu.Lock()
 	ended := b.end != nil
 	b.mu.Unlock()
@@ -200,7 +231,7 @@ func (b *Body) closeSourceSoon() {
 
 // An attempt is the body as one request sees it.
 type attempt struct {
-	body   *Body
+	body   *recording
 	chunk  int   // where in the recording the next Read begins:
 	offset int   // in which chunk, and where in it
 	read   int64 // bytes that Read has returned
@@ -320,7 +351,7 @@ func (a *attempt) Close() error {
 }
 
 // keep records p, within the bounds unless force is set.
-func (b *Body) keep(p []byte, force bool) bool {
+func (b *recording) keep(p []byte, force bool) bool {
 	for len(p) > 0 {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
@@ -339,7 +370,7 @@ func (b *Body) keep(p []byte, force bool) bool {
 }
 
 // grow adds a chunk: the first of 4 KiB, each twice the one before, up to 256 KiB.
-func (b *Body) grow(force bool) bool {
+func (b *recording) grow(force bool) bool {
 	n := int64(4<<10) << min(len(b.chunks), 6)
 	if !force {
 		if n = min(n, b.limits.Body-b.taken); n <= 0 || b.done {
@@ -354,12 +385,12 @@ func (b *Body) grow(force bool) bool {
 	return true
 }
 
-func (b *Body) drop() {
+func (b *recording) drop() {
 	b.chunks, b.size, b.dropped = nil, 0, true
 	b.giveBack()
 }
 
-func (b *Body) giveBack() {
+func (b *recording) giveBack() {
 	b.budget.give(b.taken)
 	b.taken = 0
 }

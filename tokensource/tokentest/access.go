@@ -15,6 +15,19 @@ type claims struct {
 	Family       string `json:"sid,omitempty"`
 	Generation   uint64 `json:"gen"`
 	Epoch        uint64 `json:"epoch"`
+
+	Actor        actorClaim   `json:"act,omitzero"`
+	Confirmation confirmation `json:"cnf,omitzero"`
+}
+
+// An actorClaim names who acts for the subject, RFC 8693 section 4.1.
+type actorClaim struct {
+	Subject string `json:"sub"`
+}
+
+// A confirmation names the key that a token is bound to, RFC 9449 section 6.1.
+type confirmation struct {
+	Key string `json:"jkt"`
 }
 
 // sign makes the access token of a grant. Its lifetime begins now.
@@ -33,6 +46,8 @@ func (s *Server) sign(g grant) string {
 		Family:       g.family,
 		Generation:   g.generation,
 		Epoch:        g.epoch,
+		Actor:        actorClaim{g.actor},
+		Confirmation: confirmation{g.key},
 	})
 	signed, err := token.SignedString(s.key)
 	if err != nil {
@@ -42,8 +57,25 @@ func (s *Server) sign(g grant) string {
 }
 
 // Check returns nil if the API would accept the access token now, and
-// otherwise an error that tells why not, without any part of the token.
+// otherwise an error that tells why not, without any part of the token. A token
+// that is bound to a key (see [DPoP]) needs a proof besides.
 func (s *Server) Check(accessToken string) error {
+	_, err := s.check(accessToken)
+	return err
+}
+
+// Subject returns whose an access token is, and who acts for the subject: the
+// actor of a token exchange (RFC 8693), or the empty string. The error is that
+// of [Server.Check].
+func (s *Server) Subject(accessToken string) (subject, actor string, err error) {
+	c, err := s.check(accessToken)
+	if err != nil {
+		return "", "", err
+	}
+	return c.Subject, c.Actor.Subject, nil
+}
+
+func (s *Server) check(accessToken string) (claims, error) {
 	var c claims
 	// The library's own check of exp would be too coarse.
 	_, err := jwt.ParseWithClaims(accessToken, &c,
@@ -52,13 +84,13 @@ func (s *Server) Check(accessToken string) error {
 		jwt.WithoutClaimsValidation())
 	switch {
 	case err != nil:
-		return errUnknown
+		return c, errUnknown
 	case time.Now().UnixMicro() >= c.ExpiryMicros:
-		return errExpired
+		return c, errExpired
 	case s.revoked(c):
-		return errRevoked
+		return c, errRevoked
 	}
-	return nil
+	return c, nil
 }
 
 func (s *Server) revoked(c claims) bool {

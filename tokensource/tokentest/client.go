@@ -5,7 +5,7 @@ import (
 	"net/url"
 )
 
-// A clientKind tells whether the client has proved that it knows the secret.
+// A clientKind tells whether the client has proved who it is.
 type clientKind int
 
 const (
@@ -13,17 +13,30 @@ const (
 	confidential
 )
 
-// authenticate finds out who asks, as RFC 6749 section 2.3.1 says. The reply
-// is nil for a client that may ask.
+// authenticate finds out who asks, as RFC 6749 section 2.3 says. The reply is
+// nil for a client that may ask.
 func (s *Server) authenticate(r *http.Request, form url.Values) (clientKind, *reply) {
-	id, secret := form.Get("client_id"), form.Get("client_secret")
-	if r.Header.Get("Authorization") != "" {
-		if secret != "" {
-			return public, &twoMethods
-		}
-		return s.authenticateBasic(r, id)
-	}
+	basic := r.Header.Get("Authorization") != ""
+	secret := form.Get("client_secret") != ""
+	assertion := form.Has("client_assertion") || form.Has("client_assertion_type")
 	switch {
+	case basic && secret, basic && assertion, secret && assertion:
+		return public, &twoMethods
+	case basic:
+		return s.authenticateBasic(r, form.Get("client_id"))
+	case assertion:
+		return s.authenticateAssertion(form)
+	}
+	return s.authenticateForm(form)
+}
+
+// authenticateForm also takes a client that does not say who it is, for the one
+// grant of which RFC 7523 section 3.1 allows it.
+func (s *Server) authenticateForm(form url.Values) (clientKind, *reply) {
+	id, secret := form.Get("client_id"), form.Get("client_secret")
+	switch {
+	case id == "" && secret == "" && form.Get("grant_type") == grantTypeJWTBearer:
+		return public, nil
 	case id != s.ClientID:
 		return public, &invalidClient
 	case secret == "":
@@ -52,9 +65,13 @@ func (s *Server) authenticateBasic(r *http.Request, formID string) (clientKind, 
 var (
 	twoMethods = oauthError(http.StatusBadRequest, "invalid_request",
 		"the client must identify itself in one way only")
-	invalidClient = reply{
+	invalidClient = *refuseClient("unknown client, or wrong secret")
+)
+
+func refuseClient(description string) *reply {
+	return &reply{
 		status:    http.StatusUnauthorized,
 		challenge: `Basic realm="tokentest"`,
-		body:      errorAnswer{"invalid_client", "unknown client, or wrong secret"},
+		body:      errorAnswer{"invalid_client", description},
 	}
-)
+}

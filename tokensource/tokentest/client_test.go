@@ -19,6 +19,8 @@ type answer struct {
 	Access, Refresh string
 	Lifetime        int
 	Error           string
+	Description     string
+	Type, Issued    string // token_type, issued_token_type
 }
 
 // send sends a request and decodes the answer; a broken connection gives status 0.
@@ -55,6 +57,10 @@ func decode(resp *http.Response, body []byte) answer {
 		Refresh:  text("refresh_token", "refreshToken"),
 		Lifetime: int(lifetime),
 		Error:    text("error", "message"),
+
+		Description: text("error_description"),
+		Type:        text("token_type"),
+		Issued:      text("issued_token_type"),
 	}
 }
 

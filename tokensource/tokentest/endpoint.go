@@ -17,6 +17,7 @@ const maxRequest = 1 << 20
 type reply struct {
 	status    int
 	challenge string // WWW-Authenticate; empty means none
+	nonce     string // DPoP-Nonce; empty means none
 	body      any
 }
 
@@ -84,9 +85,16 @@ func (p reply) send(w http.ResponseWriter) {
 	if p.challenge != "" {
 		w.Header().Set("WWW-Authenticate", p.challenge)
 	}
+	setNonce(w, p.nonce)
 	setHeaders(w, "application/json")
 	w.WriteHeader(p.status)
 	json.NewEncoder(w).Encode(p.body)
+}
+
+func setNonce(w http.ResponseWriter, nonce string) {
+	if nonce != "" {
+		w.Header().Set("DPoP-Nonce", nonce)
+	}
 }
 
 // setHeaders sets what RFC 6749 section 5.1 demands of an answer with tokens.

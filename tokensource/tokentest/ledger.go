@@ -11,6 +11,7 @@ var (
 	errUnknown = errors.New("tokentest: the token is not one of this server")
 	errExpired = errors.New("tokentest: the token has expired")
 	errRevoked = errors.New("tokentest: the token was revoked")
+	errBound   = errors.New("tokentest: the refresh token is bound to another key")
 	errReused  = errors.New("tokentest: the refresh token was used before, so its whole family is revoked")
 )
 
@@ -35,6 +36,11 @@ type family struct {
 	subject string
 	revoked bool
 
+	// The refresh tokens are bound to the key with this thumbprint; empty: to
+	// none yet. Those of a public client are (RFC 9449 section 5), from its
+	// first refresh with a proof on.
+	key string
+
 	// Each refresh begins a generation; access tokens of one before oldest are dead.
 	generation, oldest uint64
 }
@@ -49,6 +55,8 @@ type refreshToken struct {
 // A grant is what an access token is made of, and the refresh token beside it.
 type grant struct {
 	subject    string
+	actor      string // empty: none
+	key        string // thumbprint of the key the access token is bound to; empty: none
 	family     string // empty: the grant has none, and no refresh token
 	generation uint64
 	epoch      uint64
@@ -85,17 +93,20 @@ func (s *Server) grantUser() grant {
 	return s.ledger.grant(f, token)
 }
 
-// grantClient issues an access token alone, as RFC 6749 section 4.4.3 recommends.
-func (s *Server) grantClient() grant {
+// grantAlone issues an access token without a refresh token, of the subject, the
+// actor and the key in g.
+func (s *Server) grantAlone(g grant) grant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts.Issued++
-	return s.ledger.grant(&family{subject: s.ClientID}, "")
+	g.epoch, g.lifetime = s.ledger.accessEpoch, s.ledger.accessLifetime
+	return g
 }
 
 // rotate spends a refresh token. Reuse is looked for first, so that it shows
-// in the counts whatever else is wrong with the token.
-func (s *Server) rotate(presented string) (grant, error) {
+// in the counts whatever else is wrong with the token. The key is the thumbprint
+// of the proof's key, or empty.
+func (s *Server) rotate(presented, key string, client clientKind) (grant, error) {
 	next := rand.Text()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,12 +116,17 @@ func (s *Server) rotate(presented string) (grant, error) {
 		token.family.revoked = true
 		return grant{}, errReused
 	}
-	if err := s.ledger.check(token); err != nil {
+	if err := s.ledger.check(token, key); err != nil {
 		return grant{}, err
+	}
+	if client == public {
+		token.family.key = key
 	}
 	s.counts.Issued++
 	s.counts.Rotations++
-	return s.ledger.rotate(token, next), nil
+	g := s.ledger.rotate(token, next)
+	g.key = key
+	return g, nil
 }
 
 func (l *ledger) open(id, subject string) *family {
@@ -138,7 +154,7 @@ func (l *ledger) grant(f *family, refresh string) grant {
 	}
 }
 
-func (l *ledger) check(t *refreshToken) error {
+func (l *ledger) check(t *refreshToken, key string) error {
 	switch {
 	case t == nil:
 		return errUnknown
@@ -146,6 +162,8 @@ func (l *ledger) check(t *refreshToken) error {
 		return errRevoked
 	case t.epoch < l.refreshEpoch, !t.expiry.IsZero() && !time.Now().Before(t.expiry):
 		return errExpired
+	case t.family.key != "" && t.family.key != key:
+		return errBound
 	}
 	return nil
 }

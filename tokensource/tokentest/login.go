@@ -11,7 +11,8 @@ import (
 func (s *Server) LoginURL() string { return s.URL + "/login" }
 
 // RefreshURL takes a POST of the JSON {"refreshToken": …} and answers as
-// LoginURL does. A dead refresh token is answered 403 with {"message": …}.
+// LoginURL does. A dead refresh token is answered 403 with {"message": …}, and
+// so is one that is bound to a key (see [DPoP]): there are no proofs here.
 func (s *Server) RefreshURL() string { return s.URL + "/refresh" }
 
 type loginAnswer struct {
@@ -44,7 +45,7 @@ func (s *Server) refresh(_ *http.Request, body []byte) reply {
 	if json.Unmarshal(body, &ask) != nil || ask.RefreshToken == "" {
 		return message(http.StatusBadRequest, "the body is not the JSON of a refresh")
 	}
-	g, err := s.rotate(ask.RefreshToken)
+	g, err := s.rotate(ask.RefreshToken, "", public)
 	if err != nil {
 		return message(http.StatusForbidden, err.Error())
 	}

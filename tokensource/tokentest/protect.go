@@ -8,37 +8,64 @@ import (
 // Protect returns a handler that calls h for requests with a good access
 // token in the Authorization header. Others it answers 401 with the challenge
 // of RFC 6750 section 3: error="invalid_token", or no error for a request
-// without a token. It may serve anywhere, not only in this server.
+// without a token. A token that is bound to a key (see [DPoP]) is good with the
+// scheme DPoP and a proof of the key; without, the challenge is that of RFC 9449
+// section 7.1, with the error use_dpop_nonce, invalid_dpop_proof or
+// invalid_token. It may serve anywhere, not only in this server.
 func (s *Server) Protect(h http.Handler) http.Handler {
-	return s.protect(h, func(w http.ResponseWriter, token string) {
-		challenge := `Bearer realm="tokentest"`
-		if token != "" {
-			challenge += `, error="invalid_token"`
-		}
+	return s.protect(h, func(w http.ResponseWriter, challenge string) {
 		w.Header().Set("WWW-Authenticate", challenge)
 		w.WriteHeader(http.StatusUnauthorized)
 	})
 }
 
 // ProtectForbidden is as [Server.Protect], but answers 403 with an empty body
-// and no challenge, as some front ends do for a token that has expired.
+// and no challenge, as some front ends do for a token that has expired. Where
+// a nonce is due, DPoP-Nonce is all that tells.
 func (s *Server) ProtectForbidden(h http.Handler) http.Handler {
 	return s.protect(h, func(w http.ResponseWriter, _ string) {
 		w.WriteHeader(http.StatusForbidden)
 	})
 }
 
-func (s *Server) protect(h http.Handler, refuse func(http.ResponseWriter, string)) http.Handler {
+func (s *Server) protect(h http.Handler, refuse func(w http.ResponseWriter, challenge string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token := bearer(r)
-		good := s.Check(token) == nil
-		s.countAPI(good)
-		if !good {
-			refuse(w, token)
+		challenge := s.admit(r)
+		s.countAPI(challenge == "")
+		setNonce(w, s.nonce(atAPI))
+		if challenge != "" {
+			refuse(w, challenge)
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// admit returns the challenge for a request that is to be refused, and the empty
+// string for others.
+func (s *Server) admit(r *http.Request) (challenge string) {
+	scheme, token := credentials(r)
+	switch {
+	case token != "" && strings.EqualFold(scheme, "DPoP"):
+		if refusal := s.admitDPoP(r, token); refusal != nil {
+			return dpopChallenge(refusal)
+		}
+		return ""
+	case token != "" && strings.EqualFold(scheme, "Bearer"):
+		return s.admitBearer(token)
+	}
+	return `Bearer realm="tokentest"`
+}
+
+func (s *Server) admitBearer(token string) (challenge string) {
+	c, err := s.check(token)
+	switch {
+	case err != nil:
+		return `Bearer realm="tokentest", error="invalid_token"`
+	case c.Confirmation.Key != "":
+		return dpopChallenge(&errorAnswer{"invalid_token", "the token is bound to a key, and not a Bearer token"})
+	}
+	return ""
 }
 
 func (s *Server) countAPI(good bool) {
@@ -50,11 +77,7 @@ func (s *Server) countAPI(good bool) {
 	}
 }
 
-// bearer returns the token that a request carries, or the empty string.
-func bearer(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimLeft(token, " ")
+func credentials(r *http.Request) (scheme, token string) {
+	scheme, token, _ = strings.Cut(r.Header.Get("Authorization"), " ")
+	return scheme, strings.TrimLeft(token, " ")
 }

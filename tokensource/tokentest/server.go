@@ -16,25 +16,33 @@
 // that is presented again revokes everything that came from the same login.
 // It gets tokens by either of two interfaces, which share their refresh tokens:
 //
-//   - [Server.TokenURL] is RFC 6749, with the grants refresh_token and
-//     client_credentials.
+//   - [Server.TokenURL] is RFC 6749, with the grants refresh_token,
+//     client_credentials, jwt-bearer (RFC 7523) and token-exchange (RFC 8693).
 //   - [Server.LoginURL] and [Server.RefreshURL] are a home-made JSON interface,
 //     with a user's name and password.
 //
 // The API at [Server.APIURL] refuses a dead token with 401 and a challenge, as
 // RFC 6750 has it; the one at [Server.LegacyURL] answers 403 and nothing else.
 // [Server.Protect] and [Server.ProtectForbidden] do the same for a handler of
-// the caller's own.
+// the caller's own. [Server.Subject] tells whose a token is.
+//
+// [Server.TrustKey] makes the server trust a key whose signature authenticates
+// the client or grants a token. A client that sends DPoP proofs (RFC 9449) gets
+// tokens that are bound to its key; [Server.SetDPoP] makes the server demand
+// proofs and nonces. What is to be used once, such as a proof, is refused the
+// second time.
 //
 // Everything can be made to go wrong while the server runs: tokens expire
 // ([Server.SetLifetime], [Server.ExpireRefresh]), are revoked
-// ([Server.RevokeAccess], [Server.RevokeAll]), and token requests are slow
+// ([Server.RevokeAccess], [Server.RevokeAll]), nonces go stale
+// ([Server.ExpireNonces]), and token requests are slow
 // ([Server.SetLatency]) or fail ([Server.Fail]). [Server.Counts] tells what
 // the server saw.
 package tokentest
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -74,6 +82,12 @@ type Server struct {
 	latency  time.Duration
 	failures []Failure
 	counts   Counts
+
+	trusted    []crypto.PublicKey
+	assertions spentIDs
+	proofs     spentIDs
+	dpop       DPoP
+	nonceEpoch uint64 // nonces of an earlier one are stale
 }
 
 // NewServer starts a server for a test, and closes it when the test ends.
@@ -99,6 +113,8 @@ func Start() *Server {
 		Password:     `pass "word" \é&+%`,
 		key:          make([]byte, 32),
 		ledger:       newLedger(),
+		assertions:   newSpentIDs(),
+		proofs:       newSpentIDs(),
 	}
 	rand.Read(s.key)
 	s.serve(listener)

@@ -6,17 +6,37 @@ import (
 	"net/url"
 )
 
-// TokenURL is the token endpoint of RFC 6749: a POST of a form, with the grant
-// refresh_token or client_credentials. The client authenticates by Basic or by
-// client_secret in the form; without a secret, with client_id alone, it may
-// only refresh. Scopes are accepted, and mean nothing.
+// TokenURL is the token endpoint of RFC 6749: a POST of a form, with one of the
+// grants
+//
+//   - refresh_token;
+//   - client_credentials, for a client that authenticates;
+//   - urn:ietf:params:oauth:grant-type:jwt-bearer (RFC 7523 section 2.1), whose
+//     assertion is signed by a key of [Server.TrustKey] and need not come with
+//     a client: it gets an access token of the assertion's sub;
+//   - urn:ietf:params:oauth:grant-type:token-exchange (RFC 8693), for a client
+//     that authenticates and has an access token of this server, or two: see
+//     [Server.Subject].
+//
+// The client authenticates by Basic, by client_secret in the form, or by
+// a client_assertion (RFC 7523 section 2.2) signed by a key of TrustKey.
+// Without any of these, it gives client_id alone. Scopes, resources and
+// audiences are accepted, and mean nothing.
+//
+// An assertion has iss and sub, the aud TokenURL or URL, an exp, and an iat and
+// nbf at most 20 seconds in the future, if any. That of a client has its
+// ClientID for iss and sub. A jti is good once, and a client's assertion must
+// have one; it is spent even if what comes next, DPoP or the grant, fails.
+//
+// [DPoP] tells how tokens are bound to a key.
 func (s *Server) TokenURL() string { return s.URL + "/token" }
 
 type tokenAnswer struct {
-	AccessToken  string `json:"access_token"`
-	TokenType    string `json:"token_type"`
-	ExpiresIn    int64  `json:"expires_in,omitempty"`
-	RefreshToken string `json:"refresh_token,omitempty"`
+	AccessToken     string `json:"access_token"`
+	IssuedTokenType string `json:"issued_token_type,omitempty"`
+	TokenType       string `json:"token_type"`
+	ExpiresIn       int64  `json:"expires_in,omitempty"`
+	RefreshToken    string `json:"refresh_token,omitempty"`
 }
 
 type errorAnswer struct {
@@ -28,7 +48,22 @@ func oauthError(status int, code, description string) reply {
 	return reply{status: status, body: errorAnswer{code, description}}
 }
 
+// A tokenRequest is what a grant goes by, after all that grants have in common.
+type tokenRequest struct {
+	form   url.Values
+	client clientKind
+	key    string // thumbprint of the key of the DPoP proof; empty: no proof
+}
+
 func (s *Server) token(r *http.Request, body []byte) reply {
+	p := s.answerToken(r, body)
+	p.nonce = s.nonce(atTokenURL)
+	return p
+}
+
+// answerToken looks at the proof before the grant, which a client must be able
+// to ask for again when it has the nonce.
+func (s *Server) answerToken(r *http.Request, body []byte) reply {
 	form, ok := parseForm(r, body)
 	if !ok {
 		return oauthError(http.StatusBadRequest, "invalid_request", "not a form, or a parameter is given twice")
@@ -37,46 +72,68 @@ func (s *Server) token(r *http.Request, body []byte) reply {
 	if refusal != nil {
 		return *refusal
 	}
-	switch form.Get("grant_type") {
+	key, wrong := s.proveToken(r)
+	if wrong != nil {
+		return reply{status: http.StatusBadRequest, body: wrong}
+	}
+	return s.grant(tokenRequest{form, client, key})
+}
+
+func (s *Server) grant(ask tokenRequest) reply {
+	switch ask.form.Get("grant_type") {
 	case "refresh_token":
-		return s.grantRefresh(form.Get("refresh_token"))
+		return s.grantRefresh(ask)
 	case "client_credentials":
-		return s.grantCredentials(client)
+		return s.grantCredentials(ask)
+	case grantTypeJWTBearer:
+		return s.grantAssertion(ask)
+	case grantTypeExchange:
+		return s.grantExchange(ask)
 	case "":
 		return oauthError(http.StatusBadRequest, "invalid_request", "no grant_type")
 	}
 	return oauthError(http.StatusBadRequest, "unsupported_grant_type", "")
 }
 
-func (s *Server) grantRefresh(refresh string) reply {
+func (s *Server) grantRefresh(ask tokenRequest) reply {
+	refresh := ask.form.Get("refresh_token")
 	if refresh == "" {
 		return oauthError(http.StatusBadRequest, "invalid_request", "no refresh_token")
 	}
-	g, err := s.rotate(refresh)
+	g, err := s.rotate(refresh, ask.key, ask.client)
 	if err != nil {
 		return oauthError(http.StatusBadRequest, "invalid_grant", err.Error())
 	}
 	return s.tokenReply(g)
 }
 
-func (s *Server) grantCredentials(client clientKind) reply {
-	if client == public {
-		return oauthError(http.StatusBadRequest, "unauthorized_client", "this grant needs the client's secret")
+// grantCredentials gives no refresh token, as RFC 6749 section 4.4.3 recommends.
+func (s *Server) grantCredentials(ask tokenRequest) reply {
+	if ask.client == public {
+		return oauthError(http.StatusBadRequest, "unauthorized_client", "this grant needs a client that authenticates")
 	}
-	return s.tokenReply(s.grantClient())
+	return s.tokenReply(s.grantAlone(grant{subject: s.ClientID, key: ask.key}))
 }
 
 func (s *Server) tokenReply(g grant) reply {
-	return reply{status: http.StatusOK, body: tokenAnswer{
+	return reply{status: http.StatusOK, body: s.answer(g)}
+}
+
+func (s *Server) answer(g grant) tokenAnswer {
+	tokenType := "Bearer"
+	if g.key != "" {
+		tokenType = "DPoP"
+	}
+	return tokenAnswer{
 		AccessToken:  s.sign(g),
-		TokenType:    "Bearer",
+		TokenType:    tokenType,
 		ExpiresIn:    seconds(g.lifetime),
 		RefreshToken: g.refresh,
-	}}
+	}
 }
 
 // parseForm reports false also for a parameter that is given twice, which
-// RFC 6749 section 3.2 forbids.
+// RFC 6749 section 3.2 forbids. RFC 8693 section 2.1 allows it for two.
 func parseForm(r *http.Request, body []byte) (url.Values, bool) {
 	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if mediaType != "application/x-www-form-urlencoded" {
@@ -86,8 +143,8 @@ func parseForm(r *http.Request, body []byte) (url.Values, bool) {
 	if err != nil {
 		return nil, false
 	}
-	for _, values := range form {
-		if len(values) > 1 {
+	for name, values := range form {
+		if len(values) > 1 && name != "resource" && name != "audience" {
 			return nil, false
 		}
 	}

@@ -1,0 +1,80 @@
+package transport
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/replay"
+)
+
+// An outgoing request and its header's value are one allocation.
+type outgoing struct {
+	http.Request
+	value [1]string
+}
+
+// withHeader returns a shallow copy of the request with a header set. Not
+// Request.Clone: that copies Trailer, which net/http must see change when the
+// body ends.
+func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name, value string) *http.Request {
+	out := &outgoing{Request: *req, value: [1]string{value}}
+	out.Body, out.Trailer = body, trailer
+	out.Header = make(http.Header, len(req.Header)+1)
+	for k, v := range req.Header {
+		out.Header[k] = v[:len(v):len(v)] // a base that adds a value must not write beyond the caller's
+	}
+	out.Header[name] = out.value[:]
+	return &out.Request
+}
+
+// answered sends out, and answers as if base had been sent req: without the
+// token, and with the chain of redirects that the next hop is judged by.
+func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, error) {
+	resp, err := base.RoundTrip(out)
+	if resp != nil {
+		resp.Request = req
+	} else if err == nil {
+		err = fmt.Errorf("transport: Auth.Base or DPoP.Base, a %T, returned neither a response nor an error", base)
+	}
+	return resp, err
+}
+
+// discard closes a refused response. If its request was sent to the end, it
+// reads the rest first, so that the connection can be used again: at most 64
+// KiB, for at most 50 ms.
+//
+// If it was not, neither may be waited for while a Read of the caller's body is
+// in progress: with HTTP/2, Close waits for it.
+func discard(resp *http.Response, next replay.Next) {
+	if resp.Body == nil {
+		return // http.Client lets a RoundTripper do that
+	}
+	closed := make(chan struct{})
+	closeBody := sync.OnceFunc(func() { resp.Body.Close() })
+	go func() {
+		defer close(closed)
+		if next.Sent {
+			io.CopyN(io.Discard, resp.Body, 64<<10)
+		}
+		closeBody()
+	}()
+	if next.Reading && !next.Sent {
+		return
+	}
+	timer := time.NewTimer(50 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		go closeBody()
+	}
+}
+
+func closeIdle(base http.RoundTripper) {
+	if c, ok := base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

@@ -1,0 +1,299 @@
+package transport
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/internal/jws"
+	"github.com/tokentripper/tokentripper/internal/origin"
+	"github.com/tokentripper/tokentripper/internal/replay"
+)
+
+// DPoP is an http.RoundTripper that proves the possession of a key with each
+// request (RFC 9449), so that a stolen token is of no use without the key. The
+// same DPoP, or one with the same key, goes below [Auth] for the API, as its
+// Base, and below the Client of the token endpoint. Only Key must be set.
+//
+// Tokens are bound to the key. Where they outlive the process, so must the key:
+// see the example.
+//
+// A server may demand a nonce of its own in the proofs. DPoP takes it from each
+// response, and sends a request that lacked it once more; so a request below
+// Auth is sent at most four times, and nearly always once. A body without
+// GetBody is recorded for that as Auth does, or goes on with Auth's recording.
+//
+// A request that has a DPoP header already passes untouched. The caller's
+// request is never changed, and the response's Request is the caller's.
+//
+// DPoP is safe for concurrent use; its fields must not be changed once it is in use.
+type DPoP struct {
+	// Key signs the proofs: ECDSA on P-256, or Ed25519. Only Public and Sign are
+	// called, so it may live in a KMS or an HSM.
+	Key crypto.Signer
+
+	// Base sends the requests. Nil means http.DefaultTransport.
+	Base http.RoundTripper
+
+	once   sync.Once // guards the next three
+	signer *jws.Signer
+	jwk    jws.JWK
+	err    error
+
+	nonces nonces
+	budget replay.Budget
+}
+
+// RoundTrip sends the request with a proof, and once more if the server wants
+// its nonce in there. An error of the key is of type [*Error].
+func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL == nil || len(req.Header["Dpop"]) > 0 {
+		return answered(d.base(), req, req)
+	}
+	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
+	defer body.Done()
+	nonce := d.nonces.of(req)
+	resp, err := d.send(req, body.First(req), req.Trailer, nonce)
+	if err != nil || !wantsNonce(resp, nonce) || !body.Hold(req) {
+		body.Release()
+		return resp, err
+	}
+	next, err := body.Next(req)
+	if err != nil {
+		return resp, nil
+	}
+	discard(resp, next)
+	return d.send(req, next.Body, next.Trailer, d.nonces.of(req))
+}
+
+// send sends a copy of the request with a proof.
+func (d *DPoP) send(req *http.Request, body io.ReadCloser, trailer http.Header, nonce string) (*http.Response, error) {
+	proof, err := d.proof(req, nonce)
+	if err != nil {
+		if body != nil {
+			body.Close()
+		}
+		return nil, &Error{Err: err}
+	}
+	resp, err := answered(d.base(), req, withHeader(req, body, trailer, "Dpop", proof))
+	if err == nil {
+		d.nonces.learn(req, resp)
+	}
+	return resp, err
+}
+
+// proof makes the proof of a request (section 4.2).
+func (d *DPoP) proof(req *http.Request, nonce string) (string, error) {
+	if err := d.init(); err != nil {
+		return "", err
+	}
+	claims := jwt.MapClaims{
+		"jti": rand.Text(),
+		"htm": req.Method,
+		"htu": target(req),
+		"iat": time.Now().Unix(),
+	}
+	if req.Method == "" {
+		claims["htm"] = http.MethodGet
+	}
+	if nonce != "" {
+		claims["nonce"] = nonce
+	}
+	if token, ok := boundToken(req); ok {
+		claims["ath"] = jws.Hash(token)
+	}
+	proof, err := d.signer.Sign(map[string]any{"typ": "dpop+jwt", "jwk": d.jwk}, claims)
+	if err != nil {
+		return "", fmt.Errorf("DPoP.Key: %w", err)
+	}
+	return proof, nil
+}
+
+func (d *DPoP) init() error {
+	d.once.Do(func() {
+		d.signer, d.err = jws.New(d.Key, "")
+		if d.err == nil && d.signer.Alg() != "ES256" && d.signer.Alg() != "EdDSA" {
+			d.err = fmt.Errorf("%s is not supported, only ES256 and EdDSA", d.signer.Alg())
+		}
+		if d.err == nil {
+			d.jwk, d.err = d.signer.JWK()
+		}
+		if d.err != nil {
+			d.err = fmt.Errorf("DPoP.Key: %w", d.err)
+		}
+	})
+	return d.err
+}
+
+// Thumbprint returns the SHA-256 thumbprint of the key (RFC 7638): the parameter
+// dpop_jkt of an authorization request (section 10), and the claim cnf.jkt of
+// the tokens that are bound to it.
+func (d *DPoP) Thumbprint() (string, error) {
+	if err := d.init(); err != nil {
+		return "", err
+	}
+	return d.jwk.Thumbprint(), nil
+}
+
+// boundToken returns the token that the request carries with a proof (section 7.1).
+func boundToken(req *http.Request) (string, bool) {
+	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	return token, strings.EqualFold(scheme, "DPoP")
+}
+
+// target is htu: the target URI as the server sees it, without query and
+// fragment, normalised as origins are.
+func target(req *http.Request) string {
+	u := *req.URL
+	if req.Host != "" {
+		u.Host = req.Host
+	}
+	o := origin.Of(&u)
+	path, _, _ := strings.Cut(u.EscapedPath(), "?")
+	if path == "" {
+		path = "/"
+	}
+	return o.Scheme + "://" + o.Host + path
+}
+
+// wantsNonce reports whether the response refuses the proof because it lacks the
+// nonce that comes with the response (sections 8 and 9).
+func wantsNonce(resp *http.Response, sent string) bool {
+	if nonce := nonceOf(resp); nonce == "" || nonce == sent {
+		return false
+	}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		for _, c := range Challenges(resp) {
+			if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == useNonce {
+				return true
+			}
+		}
+		return errorCode(resp) == useNonce
+	case http.StatusBadRequest:
+		return errorCode(resp) == useNonce
+	}
+	return false
+}
+
+const useNonce = "use_dpop_nonce"
+
+// errorCode reads the error of a JSON body (RFC 6749 section 5.2) and puts the
+// body back.
+func errorCode(resp *http.Response) string {
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if resp.Body == nil || !strings.HasSuffix(media, "json") {
+		return ""
+	}
+	var refusal struct {
+		Error string `json:"error"`
+	}
+	start, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	rest := io.Reader(resp.Body)
+	if err != nil {
+		rest = failing{err}
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(start), rest), resp.Body}
+	if json.Unmarshal(start, &refusal) != nil {
+		return ""
+	}
+	return refusal.Error
+}
+
+// failing is a Reader that has failed.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// nonces are the newest nonce of each server.
+type nonces struct {
+	mu sync.Mutex // guards by
+	by map[server]string
+}
+
+// A server is an origin in one of its roles: the nonces of an authorization
+// server are not those of an API at the same origin (section 8).
+type server struct {
+	origin origin.Origin
+	api    bool
+}
+
+func serverOf(req *http.Request) server {
+	_, bound := boundToken(req)
+	return server{origin.Of(req.URL), bound}
+}
+
+// Bounds of nonces.
+const (
+	maxNonces = 256
+	maxNonce  = 1 << 10
+)
+
+// of returns the nonce for the server that the request goes to; empty if none
+// is known.
+func (n *nonces) of(req *http.Request) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.by[serverOf(req)]
+}
+
+// learn takes the nonce of a response.
+func (n *nonces) learn(req *http.Request, resp *http.Response) {
+	nonce := nonceOf(resp)
+	if nonce == "" {
+		return
+	}
+	s := serverOf(req)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.by == nil {
+		n.by = make(map[server]string)
+	}
+	if _, known := n.by[s]; !known && len(n.by) >= maxNonces {
+		for victim := range n.by { // costs it one challenge
+			delete(n.by, victim)
+			break
+		}
+	}
+	n.by[s] = nonce
+}
+
+// nonceOf returns the nonce that a response brings, if it may be one (section 8.1).
+func nonceOf(resp *http.Response) string {
+	nonce := resp.Header.Get("DPoP-Nonce")
+	odd := func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }
+	if len(nonce) > maxNonce || strings.ContainsFunc(nonce, odd) {
+		return ""
+	}
+	return nonce
+}
+
+// CloseIdleConnections closes the idle connections of Base, if it can.
+func (d *DPoP) CloseIdleConnections() { closeIdle(d.base()) }
+
+// Format writes the type of Base, whatever the verb: no secret, and nothing that
+// changes meanwhile.
+func (d *DPoP) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "DPoP over %T", d.base()) }
+
+// MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
+func (d *DPoP) MarshalText() ([]byte, error) { return fmt.Append(nil, d), nil }
+
+func (d *DPoP) base() http.RoundTripper {
+	if d.Base != nil {
+		return d.Base
+	}
+	return http.DefaultTransport
+}
