@@ -84,7 +84,7 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 		token, err = s.look(ctx, key, old)
 		return err
 	})
-	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode && ctx.Err() == nil {
+	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode {
 		return s.without(ctx, old, err)
 	}
 	return token, err
@@ -93,7 +93,10 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 // look returns what the Store has, if that will do, or locks it and obtains a token.
 func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
 	value, err := s.Store.Load(ctx, key)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
 		return nil, &StoreError{opLoad, key, err}
 	}
 	if err := s.learn(key, value); err != nil {

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -66,6 +67,7 @@ func tooLarge(r *http.Request) {
 // A walk goes the paths, over one Auth: it is its Source and what its base answers.
 type walk struct {
 	path
+	kind  string // TokenType
 	steps []any
 	sent  int                 // shadows the path's
 	read  func(io.ReadCloser) // what the base does with a body
@@ -80,7 +82,7 @@ func (w *walk) next() any {
 func (w *walk) Token(context.Context, *tokensource.Token) (*tokensource.Token, error) {
 	switch step := w.next().(type) {
 	case string:
-		return &tokensource.Token{AccessToken: step}, nil
+		return &tokensource.Token{AccessToken: step, TokenType: w.kind}, nil
 	default:
 		return nil, step.(error)
 	}
@@ -96,6 +98,29 @@ func (w *walk) RoundTrip(req *http.Request) (*http.Response, error) {
 		return bodyAnswer(status, strings.NewReader("body")), nil
 	}
 	return nil, errStep
+}
+
+// challenging answers each attempt with a demand for a new nonce, and what w
+// answers once that has come. Bodies that can't be sent again it spares.
+func challenging(w *walk) roundTripper {
+	nonces := 0
+	return func(req *http.Request) (*http.Response, error) {
+		spared := w.readFirst
+		if req.GetBody != nil {
+			_, err := req.GetBody()
+			spared = err != nil
+		}
+		if nonce, _ := proofClaims(req)["nonce"].(string); spared || nonces > 0 && nonce == fmt.Sprint(nonces) {
+			nonces++ // used up
+			return w.RoundTrip(req)
+		}
+		w.read(req.Body)
+		nonces++
+		resp := bodyAnswer(401, strings.NewReader("nonce"))
+		resp.Header.Set("DPoP-Nonce", fmt.Sprint(nonces))
+		resp.Header.Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		return resp, nil
+	}
 }
 
 // bases are what a base may do with a body.
@@ -129,13 +154,24 @@ func pathRequest(t *testing.T, p path) (*http.Request, *bodyOf) {
 	return req, body
 }
 
-// eachPath goes every path with every base, over one Auth for each base.
+// eachPath goes every path with every base, over one Auth for each base, alone
+// and over a DPoP whose server demands a new nonce each time.
 func eachPath(t *testing.T, check func(t *testing.T, base string, p path, w *walk, auth *transport.Auth)) {
 	for name, read := range bases {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &walk{read: read}
 				auth := &transport.Auth{Source: w, Base: w, MaxBody: 128 * kib, MaxMemory: 128 * kib}
+				for _, p := range paths {
+					check(t, name, p, w, auth)
+				}
+			})
+		})
+		t.Run(name+", over DPoP", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &walk{read: read, kind: "DPoP"}
+				dpop := &transport.DPoP{Key: p256, Base: challenging(w)}
+				auth := &transport.Auth{Source: w, Base: dpop, MaxBody: 128 * kib, MaxMemory: 128 * kib}
 				for _, p := range paths {
 					check(t, name, p, w, auth)
 				}

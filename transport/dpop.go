@@ -159,10 +159,7 @@ func target(req *http.Request) string {
 		u.Host = req.Host
 	}
 	o := origin.Of(&u)
-	path, _, _ := strings.Cut(u.EscapedPath(), "?")
-	if path == "" {
-		path = "/"
-	}
+	path, _, _ := strings.Cut(u.RequestURI(), "?")
 	return o.Scheme + "://" + o.Host + path
 }
 

@@ -336,3 +336,90 @@ func TestBodiesThatNeedNoRecordingAreNotTouched(t *testing.T) {
 		b.Done()
 	}
 }
+
+// nested is how an owner sees an attempt of another.
+func nested(r io.ReadCloser) (*replay.Body, *http.Request) {
+	req := request(r)
+	var unused replay.Budget
+	return replay.New(req, replay.Limits{}, &unused), req
+}
+
+func TestAnOwnerBelowAnotherGoesOnWithItsRecording(t *testing.T) {
+	req, closes := text("0123456789")
+	var budget replay.Budget
+	outer := replay.New(req, roomy, &budget)
+	inner, innerReq := nested(outer.First(req))
+	first := inner.First(innerReq)
+	want(t, "the attempt", first, outer.First(req))
+	io.CopyN(io.Discard, first, 3)
+	want(t, "inner Hold", inner.Hold(innerReq), true)
+	second := mustNext(t, inner, innerReq).Body
+	inner.Done()
+	got := make([]byte, 5)
+	io.ReadFull(second, got)
+	want(t, "inner second attempt", string(got), "01234")
+	second.Close()
+	want(t, "closed by the inner owner", *closes, 0)
+	want(t, "outer Hold", outer.Hold(req), true)
+	third := mustNext(t, outer, req).Body
+	all, err := io.ReadAll(third)
+	want(t, "outer attempt", string(all), "0123456789")
+	want(t, "its end", err, nil)
+	third.Close()
+	want(t, "closed", *closes, 1)
+	_, err = second.Read(got)
+	want(t, "the one before", err.Error(), "tokentripper: read of a closed request body")
+	outer.Done()
+	want(t, "budget", budget.Used(), int64(0))
+}
+
+func TestAnOwnerBelowAnotherDecidesNothingForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req, closes := text("0123456789")
+		var budget replay.Budget
+		outer := replay.New(req, roomy, &budget)
+		inner, innerReq := nested(outer.First(req))
+		first := inner.First(innerReq)
+		inner.Hold(innerReq)
+		waits := readAsync(first)
+		want(t, "held", now(waits), "(waits)")
+		inner.Release()
+		want(t, "released", now(waits), "0123456789")
+		first.Close()
+		inner.Done()
+		want(t, "closed by the inner owner", *closes, 0)
+		want(t, "outer Hold", outer.Hold(req), true)
+		whole, _ := io.ReadAll(mustNext(t, outer, req).Body)
+		want(t, "outer attempt", string(whole), "0123456789")
+	})
+}
+
+func TestAnOwnerBelowAnotherCannotReplayWhatWasDropped(t *testing.T) {
+	req, _ := text(strings.Repeat("x", 9000))
+	var budget replay.Budget
+	outer := replay.New(req, replay.Limits{Body: 4096, Total: 4096}, &budget)
+	inner, innerReq := nested(outer.First(req))
+	io.CopyN(io.Discard, inner.First(innerReq), 5000)
+	want(t, "inner Hold", inner.Hold(innerReq), false)
+	inner.Release()
+	rest, err := io.ReadAll(inner.First(innerReq))
+	want(t, "the rest", len(rest), 4000)
+	want(t, "its end", err, nil)
+}
+
+func TestEachAttemptHasTrailersOfItsOwn(t *testing.T) {
+	req, _ := text("body")
+	req.Trailer = http.Header{"X-Sum": nil}
+	var budget replay.Budget
+	outer := replay.New(req, roomy, &budget)
+	inner, innerReq := nested(outer.First(req))
+	inner.Hold(innerReq)
+	second := mustNext(t, inner, innerReq)
+	outer.Hold(req)
+	third := mustNext(t, outer, req)
+	req.Trailer.Set("X-Sum", "1")
+	io.ReadAll(second.Body)
+	io.ReadAll(third.Body)
+	want(t, "cut off", second.Trailer.Get("X-Sum"), "")
+	want(t, "last", third.Trailer.Get("X-Sum"), "1")
+}

@@ -1,0 +1,337 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// The tenant of a request, as a handler puts it into the context.
+type tenantKey struct{}
+
+func tenant(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, tenantKey{}, name)
+}
+
+var errNoTenant = errors.New("no tenant in the context")
+
+func tenantOf(ctx context.Context) (string, error) {
+	name, ok := ctx.Value(tenantKey{}).(string)
+	if !ok {
+		return "", errNoTenant
+	}
+	return name, nil
+}
+
+// byTenant keeps a Cache over a source for each tenant.
+func byTenant(source func(name string) tokensource.Source) *tokensource.Keyed[string] {
+	return &tokensource.Keyed[string]{
+		Key: tenantOf,
+		New: func(name string) *tokensource.Cache { return &tokensource.Cache{Source: source(name)} },
+	}
+}
+
+// named gives the tenant's name and a number, and counts the calls.
+func named(calls *atomic.Int32) func(string) tokensource.Source {
+	return func(name string) tokensource.Source {
+		return tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+			return &Token{AccessToken: fmt.Sprintf("%s-%d", name, calls.Add(1))}, nil
+		})
+	}
+}
+
+func TestEachKeyHasATokenOfItsOwn(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	for range 2 {
+		for i, name := range []string{"a", "b"} {
+			got, err := k.Token(tenant(t.Context(), name), nil)
+			wantToken(t, got, err, fmt.Sprintf("%s-%d", name, i+1))
+		}
+	}
+	first, _ := k.Token(tenant(t.Context(), "a"), nil)
+	got, err := k.Token(tenant(t.Context(), "a"), first)
+	wantToken(t, got, err, "a-3")
+}
+
+func TestTheSourceSeesTheContextOfTheKey(t *testing.T) {
+	k := byTenant(func(string) tokensource.Source {
+		return tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+			name, err := tenantOf(ctx)
+			return &Token{AccessToken: name}, err
+		})
+	})
+	all(100, func(i int) error {
+		name := fmt.Sprint("tenant-", i%10)
+		got, err := k.Token(tenant(t.Context(), name), nil)
+		wantToken(t, got, err, name)
+		return nil
+	})
+}
+
+func TestKeysMayBeOfAnyComparableType(t *testing.T) {
+	type id struct {
+		tenant string
+		user   int
+	}
+	k := &tokensource.Keyed[id]{
+		Key: func(ctx context.Context) (id, error) { return id{"t", ctx.Value(tenantKey{}).(int)}, nil },
+		New: func(k id) *tokensource.Cache {
+			return &tokensource.Cache{Source: tokensource.Static(&Token{AccessToken: fmt.Sprint(k.tenant, k.user)})}
+		},
+	}
+	got, err := k.Token(context.WithValue(t.Context(), tenantKey{}, 7), nil)
+	wantToken(t, got, err, "t7")
+}
+
+func TestASlowOrFailingKeyDelaysNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			switch name {
+			case "slow":
+				return numbered(time.Hour, 0)
+			case "failing":
+				return failing(unavailable)
+			}
+			return tokensource.Static(&Token{AccessToken: name})
+		})
+		go k.Token(tenant(t.Context(), "slow"), nil)
+		go k.Token(tenant(t.Context(), "failing"), nil)
+		synctest.Wait()
+		began := time.Now()
+		got, err := k.Token(tenant(t.Context(), "good"), nil)
+		wantToken(t, got, err, "good")
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("waited %v", waited)
+		}
+		time.Sleep(time.Minute) // the slow one's Timeout
+	})
+}
+
+func TestARequestWithoutAKeyFails(t *testing.T) {
+	var calls atomic.Int32
+	if _, err := byTenant(named(&calls)).Token(t.Context(), nil); !errors.Is(err, errNoTenant) || !strings.Contains(err.Error(), "Keyed.Key") {
+		t.Errorf("got %v, want one that wraps the error of Key and names it", err)
+	}
+	nan := &tokensource.Keyed[float64]{
+		Key: func(context.Context) (float64, error) { var zero float64; return zero / zero, nil },
+		New: func(float64) *tokensource.Cache { return nil },
+	}
+	if _, err := nan.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "does not equal itself") {
+		t.Errorf("NaN: got %v", err)
+	}
+	none := byTenant(nil)
+	none.New = func(string) *tokensource.Cache { return nil }
+	if _, err := none.Token(tenant(t.Context(), "a"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New") {
+		t.Errorf("New returns nil: got %v", err)
+	}
+	if _, err := new(tokensource.Keyed[int]).Token(t.Context(), nil); err == nil {
+		t.Error("without Key and New: got no error")
+	}
+}
+
+func TestAKeyThatWasNotUsedForLongMakesRoom(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	k.MaxKeys = 3
+	ask := func(names ...string) {
+		for _, name := range names {
+			if _, err := k.Token(tenant(t.Context(), name), nil); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	ask("a", "b", "c", "d") // d takes the place of one of the three, and all have been passed by
+	ask("c", "b", "a", "b", "c", "d")
+	calls.Store(0)
+	for i := range 100 { // new ones come, b is used in between
+		ask("b", fmt.Sprint(i))
+	}
+	if got := calls.Load(); got > 101 {
+		t.Errorf("%d tokens were obtained for 100 new keys and one in use, want at most 101", got)
+	}
+}
+
+// rotating gives tokens with refresh tokens; those of "plain" have none.
+func rotating(name string) tokensource.Source {
+	return tokensource.Func(func(context.Context, *Token) (*Token, error) {
+		if name == "plain" {
+			return &Token{AccessToken: name}, nil
+		}
+		return &Token{AccessToken: name, RefreshToken: "refresh-" + name}, nil
+	})
+}
+
+func TestARefreshTokenThatWouldBeLostMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(rotating)
+		k.MaxKeys = 2
+		ask := func(name string) error { _, err := k.Token(tenant(t.Context(), name), nil); return err }
+		if err := errors.Join(ask("a"), ask("plain"), ask("b")); err != nil {
+			t.Errorf("with room: %v", err)
+		}
+		for range 3 {
+			if err := ask("c"); !errors.Is(err, tokensource.ErrKeysFull) {
+				t.Errorf("without: got %v, want ErrKeysFull", err)
+			}
+		}
+		if err := errors.Join(ask("a"), ask("b")); err != nil {
+			t.Errorf("keys that are there: %v", err)
+		}
+		k.Forget(tenant(t.Context(), "b"))
+		time.Sleep(time.Second)
+		if err := ask("c"); err != nil {
+			t.Errorf("after a logout: %v", err)
+		}
+	})
+}
+
+func TestAKeyInUseMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			return tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+				return &Token{AccessToken: name}, wait(ctx, 10*time.Second)
+			})
+		})
+		k.MaxKeys = 1
+		ctx, cancel := context.WithCancel(tenant(t.Context(), "a"))
+		go k.Token(ctx, nil)
+		synctest.Wait()
+		ask := func() error { _, err := k.Token(tenant(t.Context(), "b"), nil); return err }
+		if err := ask(); !errors.Is(err, tokensource.ErrKeysFull) {
+			t.Errorf("with a caller: got %v, want ErrKeysFull", err)
+		}
+		cancel() // the refresh goes on
+		time.Sleep(2 * time.Second)
+		if err := ask(); !errors.Is(err, tokensource.ErrKeysFull) {
+			t.Errorf("with a refresh: got %v, want ErrKeysFull", err)
+		}
+		time.Sleep(10 * time.Second)
+		if err := ask(); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+func TestALoginALogoutAndATokenFromAnAnswerGoToTheirKey(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+	k.Set(a, &Token{AccessToken: "login"})
+	got, err := k.Token(a, nil)
+	wantToken(t, got, err, "login")
+	k.Replace(a, got, &Token{AccessToken: "answer"})
+	got, err = k.Token(a, nil)
+	wantToken(t, got, err, "answer")
+	k.Forget(a)
+	if _, err := k.Token(a, nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+		t.Errorf("after Forget: got %v, want ErrReauthenticate", err)
+	}
+	got, err = k.Token(b, nil)
+	wantToken(t, got, err, "b-1")
+}
+
+func TestKeysThatComeAndGoAtOnceNeverMixTokens(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	k.MaxKeys = 5
+	for _, err := range all(8, func(int) error {
+		for i := range 2000 {
+			name := fmt.Sprint("tenant", i%11)
+			got, err := k.Token(tenant(t.Context(), name), nil)
+			if err != nil && !errors.Is(err, tokensource.ErrKeysFull) {
+				return err
+			}
+			if err == nil && !strings.HasPrefix(got.AccessToken, name+"-") {
+				return fmt.Errorf("%s got the token %s", name, got.AccessToken)
+			}
+		}
+		return nil
+	}) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// fill makes n keys with a token each, and returns a context of each.
+func fill(t testing.TB, k *tokensource.Keyed[int], n int) []context.Context {
+	all := make([]context.Context, n)
+	for i := range all {
+		all[i] = context.WithValue(t.Context(), tenantKey{}, i)
+		if _, err := k.Token(all[i], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+func numberedKeys(max int) *tokensource.Keyed[int] {
+	source := tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+		return &Token{AccessToken: fmt.Sprintf("opaque-access-token-%032d", ctx.Value(tenantKey{})), Expiry: time.Now().Add(time.Hour)}, nil
+	})
+	return &tokensource.Keyed[int]{
+		Key:     func(ctx context.Context) (int, error) { return ctx.Value(tenantKey{}).(int), nil },
+		New:     func(int) *tokensource.Cache { return &tokensource.Cache{Source: source} },
+		MaxKeys: max,
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestAMillionKeysTakeAtMostOneKiBEach(t *testing.T) {
+	n := 1_000_000
+	if testing.Short() || raceEnabled {
+		n = 50_000
+	}
+	before := heap()
+	k := numberedKeys(n)
+	for i := range n {
+		if _, err := k.Token(context.WithValue(t.Context(), tenantKey{}, i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each := (heap() - before) / uint64(n)
+	t.Logf("%d keys, %d bytes each", n, each)
+	if each > 1024 && !raceEnabled {
+		t.Errorf("a key takes %d bytes, want at most 1024", each)
+	}
+	runtime.KeepAlive(k)
+}
+
+func TestAKnownKeyCostsNoAllocation(t *testing.T) {
+	k := numberedKeys(10)
+	ctx := fill(t, k, 1)[0]
+	if got := testing.AllocsPerRun(100, func() { k.Token(ctx, nil) }); got != 0 {
+		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
+func BenchmarkKeyed(b *testing.B) {
+	k := numberedKeys(100_000)
+	contexts := fill(b, k, 100_000)
+	var next atomic.Int64
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := int(next.Add(31_337)); pb.Next(); i += 7919 {
+			if _, err := k.Token(contexts[i%len(contexts)], nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package tokensource_test
+
+const raceEnabled = false

@@ -1,0 +1,560 @@
+package transport_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/tokentest"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+var (
+	p256        = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	_, edKey, _ = ed25519.GenerateKey(rand.Reader)
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A shownKey shows its public half, and cannot sign.
+type shownKey struct{ public crypto.PublicKey }
+
+func (k shownKey) Public() crypto.PublicKey { return k.public }
+func (shownKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the HSM is away")
+}
+
+// proofClaims are what the proof of a request says; its signature is not checked.
+func proofClaims(req *http.Request) jwt.MapClaims {
+	claims := jwt.MapClaims{}
+	jwt.NewParser().ParseUnverified(req.Header.Get("DPoP"), claims)
+	return claims
+}
+
+// summedBody reads a body to its end.
+func summedBody(r io.Reader) (int64, string) {
+	hash := sha256.New()
+	n, err := io.Copy(hash, r)
+	return n, fmt.Sprintf("%x %v", hash.Sum(nil), err)
+}
+
+// caught answers 200 and keeps the last request.
+func caught(last **http.Request) roundTripper {
+	return func(req *http.Request) (*http.Response, error) {
+		*last = req
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return httptest.NewRecorder().Result(), nil
+	}
+}
+
+func TestTheThumbprintIsThatOfRFC9449(t *testing.T) {
+	coordinate := func(s string) *big.Int {
+		return new(big.Int).SetBytes(must(base64.RawURLEncoding.DecodeString(s)))
+	}
+	key := shownKey{&ecdsa.PublicKey{
+		Curve: elliptic.P256(),
+		X:     coordinate("l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs"),
+		Y:     coordinate("9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"),
+	}}
+	got, err := (&transport.DPoP{Key: key}).Thumbprint()
+	if want := "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"; got != want || err != nil {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+}
+
+func TestTheHashOfTheTokenIsThatOfRFC9449(t *testing.T) {
+	var last *http.Request
+	dpop := &transport.DPoP{Key: p256, Base: caught(&last)}
+	token := &tokensource.Token{TokenType: "DPoP", AccessToken: "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"}
+	if err := ok(t, &transport.Auth{Source: tokensource.Static(token), Base: dpop}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := proofClaims(last)["ath"], "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"; got != want {
+		t.Errorf("got ath %v, want %s", got, want)
+	}
+	if got, want := last.Header.Get("Authorization"), "DPoP "+token.AccessToken; got != want {
+		t.Errorf("got Authorization %q, want %q", got, want)
+	}
+}
+
+func TestAProofIsAboutItsRequestAndSignedByTheKeyThatItShows(t *testing.T) {
+	for name, key := range map[string]crypto.Signer{"ES256": p256, "EdDSA": edKey} {
+		var last *http.Request
+		dpop := &transport.DPoP{Key: key, Base: caught(&last)}
+		req, _ := http.NewRequest("PUT", "HTTPS://API.Example.com:443/a%2Fb/%C3%BC?q=1#f", nil)
+		dpop.RoundTrip(req)
+		proof, err := jwt.Parse(last.Header.Get("DPoP"), func(*jwt.Token) (any, error) { return key.Public(), nil })
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		claims := proof.Claims.(jwt.MapClaims)
+		if proof.Header["typ"] != "dpop+jwt" || proof.Header["alg"] != name || proof.Header["jwk"] == nil {
+			t.Errorf("%s: got the header %v", name, proof.Header)
+		}
+		if claims["htm"] != "PUT" || claims["htu"] != "https://api.example.com/a%2Fb/%C3%BC" || claims["iat"] == nil {
+			t.Errorf("%s: got the claims %v", name, claims)
+		}
+		if claims["ath"] != nil || claims["nonce"] != nil {
+			t.Errorf("%s: got %v without a token and a nonce", name, claims)
+		}
+	}
+}
+
+func TestTheTargetIsWhatTheServerSees(t *testing.T) {
+	for _, c := range []struct{ url, host, want string }{
+		{"http://localhost:80", "", "http://localhost/"},
+		{"https://a.example?x", "", "https://a.example/"},
+		{"https://10.0.0.1/x", "Virtual.example", "https://virtual.example/x"},
+		{"https://u:p@a.example/x/../y", "", "https://a.example/x/../y"},
+		{"https://[::1]:8443/%7E", "", "https://[::1]:8443/%7E"},
+	} {
+		var last *http.Request
+		req, _ := http.NewRequest("", c.url, nil)
+		req.Host, req.Method = c.host, ""
+		(&transport.DPoP{Key: p256, Base: caught(&last)}).RoundTrip(req)
+		if got := proofClaims(last); got["htu"] != c.want || got["htm"] != "GET" {
+			t.Errorf("%s: got %v %v, want GET %s", c.url, got["htm"], got["htu"], c.want)
+		}
+	}
+}
+
+func TestEachRequestHasAProofOfItsOwn(t *testing.T) {
+	seen := map[any]bool{}
+	var last *http.Request
+	dpop := &transport.DPoP{Key: edKey, Base: caught(&last)}
+	for range 100 {
+		ok(t, dpop)
+		seen[proofClaims(last)["jti"]] = true
+	}
+	if len(seen) != 100 || seen[nil] {
+		t.Errorf("got %d different jti, want 100", len(seen))
+	}
+}
+
+// unsent fails the test if something is sent.
+func unsent(t *testing.T) roundTripper {
+	return func(*http.Request) (*http.Response, error) {
+		t.Error("a request was sent")
+		return httptest.NewRecorder().Result(), nil
+	}
+}
+
+func TestAWrongKeyIsAnErrorThatNamesItAndNothingIsSent(t *testing.T) {
+	for want, key := range map[string]crypto.Signer{
+		"the key is nil":              nil,
+		"the key is nil or empty":     (*ecdsa.PrivateKey)(nil),
+		"RS256 is not supported":      must(rsa.GenerateKey(rand.Reader, 2048)),
+		"ES384 is not supported":      must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
+		"the key did not sign: the H": shownKey{p256.Public()},
+	} {
+		body := &bodyOf{Reader: strings.NewReader("x")}
+		closedOnce(t, body)
+		dpop := &transport.DPoP{Key: key, Base: unsent(t)}
+		_, err := dpop.RoundTrip(postBody(t, "https://api.example", body))
+		failed, is := errors.AsType[*transport.Error](err)
+		if !is || failed.StatusCode != 0 || !strings.Contains(err.Error(), "DPoP.Key: "+want) {
+			t.Errorf("got %v, want an Error that has DPoP.Key: %s", err, want)
+		}
+	}
+}
+
+func TestABoundTokenIsNotSentWithoutAProofNorAnotherWithOne(t *testing.T) {
+	for _, c := range []struct {
+		kind string
+		base http.RoundTripper
+		want string
+	}{
+		{"DPoP", unsent(t), "without a proof"},
+		{"dpop", unsent(t), "without a proof"},
+		{"Bearer", &transport.DPoP{Key: p256, Base: unsent(t)}, "not of type DPoP"},
+		{"", &transport.DPoP{Key: p256, Base: unsent(t)}, "not of type DPoP"},
+	} {
+		source := tokensource.Static(&tokensource.Token{AccessToken: "a", TokenType: c.kind})
+		err := ok(t, &transport.Auth{Source: source, Base: c.base})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("type %q over %T: got %v, want an error that has %q", c.kind, c.base, err, c.want)
+		}
+	}
+}
+
+func TestAProofOfTheCallersPasses(t *testing.T) {
+	var last *http.Request
+	req := postBody(t, "https://api.example", nil)
+	req.Header.Set("DPoP", "own")
+	(&transport.DPoP{Base: caught(&last)}).RoundTrip(req)
+	if got := last.Header["Dpop"]; last != req || len(got) != 1 || got[0] != "own" {
+		t.Errorf("got %q in another request: %t, want the caller's own", got, last != req)
+	}
+}
+
+// A nonceServer answers what answer says, with nonce-1, nonce-2 and so on.
+type nonceServer struct {
+	answer func(n int, req *http.Request, resp *http.Response)
+	seen   []string // the nonces of the proofs
+}
+
+func (s *nonceServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+	}
+	nonce, _ := proofClaims(req)["nonce"].(string)
+	s.seen = append(s.seen, nonce)
+	resp := bodyAnswer(200, strings.NewReader("ok"))
+	resp.Header.Set("DPoP-Nonce", fmt.Sprintf("nonce-%d", len(s.seen)))
+	s.answer(len(s.seen), req, resp)
+	return resp, nil
+}
+
+func (s *nonceServer) wantSeen(t *testing.T, want ...string) {
+	t.Helper()
+	if fmt.Sprintf("%q", s.seen) != fmt.Sprintf("%q", want) {
+		t.Errorf("got the nonces %q, want %q", s.seen, want)
+	}
+}
+
+// demand makes a response demand its nonce as an authorization server or an API does.
+func demand(resp *http.Response, status int) {
+	resp.StatusCode = status
+	if status == 401 {
+		resp.Header.Set("WWW-Authenticate", `Basic realm="x", DPoP error="use_dpop_nonce", algs="ES256"`)
+		return
+	}
+	resp.Header.Set("Content-Type", "application/json;charset=utf-8")
+	resp.Body = io.NopCloser(strings.NewReader(`{"error":"use_dpop_nonce"}`))
+}
+
+func TestADemandForANonceCostsOneResend(t *testing.T) {
+	for _, status := range []int{400, 401} {
+		s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+			if n == 1 {
+				demand(resp, status)
+			}
+		}}
+		dpop := &transport.DPoP{Key: p256, Base: s}
+		for range 2 {
+			getsStatus(t, dpop, postBody(t, "https://as.example/token", io.LimitReader(strings.NewReader("body"), 4)), 200)
+		}
+		s.wantSeen(t, "", "nonce-1", "nonce-2")
+	}
+}
+
+func TestASecondDemandForANonceIsTheCallersAndTheNextRequestHasIt(t *testing.T) {
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		if n <= 2 {
+			demand(resp, 400)
+		}
+	}}
+	dpop := &transport.DPoP{Key: p256, Base: s}
+	if got := getsStatus(t, dpop, postBody(t, "https://as.example", nil), 400); got != `{"error":"use_dpop_nonce"}` {
+		t.Errorf("got %q, want the server's answer", got)
+	}
+	getsStatus(t, dpop, postBody(t, "https://as.example", nil), 200)
+	s.wantSeen(t, "", "nonce-1", "nonce-2")
+}
+
+func TestAnAnswerThatDemandsNoNonceComesWhole(t *testing.T) {
+	const demanded = `{"error":"use_dpop_nonce"}`
+	large := strings.Repeat("x", 100_000)
+	for _, c := range []struct {
+		name, media, nonce, challenge, body string
+		status                              int
+	}{
+		{"another error", "application/json", "n", "", `{"error":"invalid_grant"}`, 400},
+		{"no JSON", "application/json", "n", "", "use_dpop_nonce", 400},
+		{"no JSON by its type", "text/plain", "n", "", demanded, 400},
+		{"more than is read", "application/json", "n", "", `{"error":"use_dpop_nonce","x":"` + large + `"}`, 400},
+		{"no nonce", "application/json", "", "", demanded, 400},
+		{"no proper nonce", "application/json", `a"b`, "", demanded, 400},
+		{"too long a nonce", "application/json", large, "", demanded, 400},
+		{"another status", "application/json", "n", "", demanded, 403},
+		{"another challenge", "", "n", `DPoP error="invalid_token"`, "", 401},
+		{"another scheme", "", "n", `Bearer error="use_dpop_nonce"`, "", 401},
+	} {
+		sent := 0
+		base := roundTripper(func(*http.Request) (*http.Response, error) {
+			sent++
+			resp := bodyAnswer(c.status, strings.NewReader(c.body))
+			resp.Header = http.Header{"Content-Type": {c.media}, "Dpop-Nonce": {c.nonce}, "Www-Authenticate": {c.challenge}}
+			return resp, nil
+		})
+		got := getsStatus(t, &transport.DPoP{Key: p256, Base: base}, postBody(t, "https://as.example", nil), c.status)
+		if got != c.body || sent != 1 {
+			t.Errorf("%s: got %.50q after %d attempts, want %.50q after one", c.name, got, sent, c.body)
+		}
+	}
+}
+
+func TestADemandForTheNonceThatWasSentIsNotObeyed(t *testing.T) {
+	sent := 0
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		sent++
+		resp := bodyAnswer(401, strings.NewReader(""))
+		resp.Header.Set("DPoP-Nonce", "always")
+		demand(resp, 401)
+		return resp, nil
+	})
+	dpop := &transport.DPoP{Key: p256, Base: base}
+	for range 3 {
+		getsStatus(t, dpop, postBody(t, "https://api.example", nil), 401)
+	}
+	if sent != 4 {
+		t.Errorf("3 requests were sent %d times, want 4", sent)
+	}
+}
+
+func TestEachServerHasNoncesOfItsOwnAndSoHasEachRole(t *testing.T) {
+	s := &nonceServer{answer: func(int, *http.Request, *http.Response) {}}
+	dpop := &transport.DPoP{Key: p256, Base: s}
+	for _, target := range []string{"https://a.example", "https://b.example", "https://A.example:443/x", "https://b.example"} {
+		getsStatus(t, dpop, postBody(t, target, nil), 200)
+	}
+	api := postBody(t, "https://a.example", nil)
+	api.Header.Set("Authorization", "DPoP token")
+	getsStatus(t, dpop, api, 200)
+	s.wantSeen(t, "", "", "nonce-1", "nonce-2", "")
+}
+
+func TestNoncesOfManyServersAreBounded(t *testing.T) {
+	s := &nonceServer{answer: func(int, *http.Request, *http.Response) {}}
+	dpop := &transport.DPoP{Key: edKey, Base: s}
+	for range 2 {
+		for i := range 300 {
+			getsStatus(t, dpop, postBody(t, fmt.Sprintf("https://%d.example", i), nil), 200)
+		}
+	}
+	known := 0
+	for _, nonce := range s.seen[300:] {
+		if nonce != "" {
+			known++
+		}
+	}
+	if known == 0 || known > 256 {
+		t.Errorf("%d nonces were kept, want some, and at most 256", known)
+	}
+}
+
+// A tally is a base that counts how often each request is sent, by its
+// X-Request, and how often each jti.
+type tally struct {
+	base http.RoundTripper
+
+	mu       sync.Mutex // guards what follows
+	attempts map[string]int
+	proofs   map[string]int
+}
+
+func (c *tally) RoundTrip(req *http.Request) (*http.Response, error) {
+	jti, _ := proofClaims(req)["jti"].(string)
+	c.mu.Lock()
+	c.attempts[req.Header.Get("X-Request")]++
+	c.proofs[jti]++
+	c.mu.Unlock()
+	return c.base.RoundTrip(req)
+}
+
+func (c *tally) wantAtMost(t *testing.T, attempts int) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, n := range c.attempts {
+		if n > attempts && name != "" {
+			t.Errorf("request %s was sent %d times, want at most %d", name, n, attempts)
+		}
+	}
+	for jti, n := range c.proofs {
+		if n > 1 || jti == "" {
+			t.Errorf("a jti was sent %d times: %q", n, jti)
+		}
+	}
+}
+
+// dpopClient is a client over a server that demands proofs and nonces at both
+// of its endpoints. One key, two transports: the token endpoint's and the API's.
+func dpopClient(t *testing.T, srv *tokentest.Server, grant func(tokensource.Endpoint) tokensource.Source) (*http.Client, *tally) {
+	srv.SetDPoP(tokentest.DPoP{Required: true, Nonces: true})
+	base := &tally{base: http.DefaultTransport, attempts: map[string]int{}, proofs: map[string]int{}}
+	endpoint := tokensource.Endpoint{
+		URL:      srv.TokenURL(),
+		ClientID: srv.ClientID,
+		Client:   &http.Client{Transport: &transport.DPoP{Key: p256, Base: base}},
+	}
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: grant(endpoint)},
+		Base:   &transport.DPoP{Key: p256, Base: base},
+	}}, base
+}
+
+// send posts a body that cannot be read twice, and checks that it came whole.
+func send(client *http.Client, srv *tokentest.Server, name string) error {
+	data, sum := noise(10_000)
+	req, err := http.NewRequest("POST", srv.APIURL()+"?q="+name, data)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("X-Request", name)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var answer struct{ SHA256 string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.SHA256+" <nil>" != sum {
+		return fmt.Errorf("%s: status %d, %s arrived, want %s, error %v", name, resp.StatusCode, answer.SHA256, sum, err)
+	}
+	return nil
+}
+
+// grants that get bound tokens.
+func boundGrants(srv *tokentest.Server) map[string]func(tokensource.Endpoint) tokensource.Source {
+	return map[string]func(tokensource.Endpoint) tokensource.Source{
+		"client credentials": func(e tokensource.Endpoint) tokensource.Source {
+			e.ClientSecret = srv.ClientSecret
+			return &tokensource.ClientCredentials{Endpoint: e}
+		},
+		"refresh token": func(e tokensource.Endpoint) tokensource.Source {
+			return &tokensource.RefreshToken{Endpoint: e, RefreshToken: srv.RefreshToken()}
+		},
+		"client assertion": func(e tokensource.Endpoint) tokensource.Source {
+			srv.TrustKey(p256.Public())
+			e.ClientAssertion = &tokensource.SignedJWT{Key: p256, Issuer: e.ClientID, Subject: e.ClientID, Audience: []string{e.URL}}
+			return &tokensource.ClientCredentials{Endpoint: e}
+		},
+	}
+}
+
+func TestAServerThatDemandsNoncesAtBothEndpointsAndATokenThatExpiresWithThem(t *testing.T) {
+	srv := tokentest.NewServer(t)
+	for name, grant := range boundGrants(srv) {
+		t.Run(name, func(t *testing.T) {
+			client, base := dpopClient(t, srv, grant)
+			before := srv.Counts()
+			for i := range 20 {
+				for _, name := range []string{fmt.Sprint(i), fmt.Sprint(i, "-again")} {
+					if err := send(client, srv, name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				srv.ExpireNonces()
+				srv.RevokeAccess()
+			}
+			base.wantAtMost(t, 3)
+			counts := srv.Counts()
+			if got := counts.NonceChallenges - before.NonceChallenges; got < 38 {
+				t.Errorf("%d demands for a nonce, want two for each time that they expired", got)
+			}
+			if got := counts.ProofReuses + counts.Reuses; got != 0 {
+				t.Errorf("%d proofs or refresh tokens were used twice", got)
+			}
+		})
+	}
+}
+
+func TestManyClientsWhileTokensAndNoncesExpire(t *testing.T) {
+	srv := tokentest.NewServer(t)
+	client, base := dpopClient(t, srv, boundGrants(srv)["refresh token"])
+	for round := range 10 {
+		var requests atomic.Int32
+		for _, err := range all(100, func() error { return send(client, srv, fmt.Sprint(round, "-", requests.Add(1))) }) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		srv.ExpireNonces()
+		srv.RevokeAccess()
+	}
+	base.wantAtMost(t, 3)
+	if c := srv.Counts(); c.ProofReuses+c.Reuses != 0 || c.Rotations != 10 {
+		t.Errorf("got %+v, want 10 rotations and nothing used twice", c)
+	}
+}
+
+func TestABodyOnItsWayIsHeldForTheNonceAndForTheToken(t *testing.T) {
+	for _, protocol := range protocols {
+		for _, size := range []int64{1, kib, mib} {
+			a := &boundAPI{readFirst: size / 2}
+			url, base := serveOver(t, protocol, a.ServeHTTP)
+			data, sum := noise(size)
+			body := &bodyOf{Reader: data}
+			closedOnce(t, body)
+			bound := tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+				token, err := oldThenNew(ctx, old)
+				return &tokensource.Token{AccessToken: token.AccessToken, TokenType: "DPoP"}, err
+			})
+			auth := &transport.Auth{Source: bound, Base: &transport.DPoP{Key: p256, Base: base}}
+			getsStatus(t, auth, postBody(t, url, body), 200)
+			if got, want := strings.Join(a.came, "\n"), "no nonce\nDPoP old\n"+sum; got != want {
+				t.Errorf("%s, %d bytes: the server got\n%s\nwant\n%s", protocol, size, got, want)
+			}
+		}
+	}
+}
+
+// A boundAPI demands a nonce, then another token, each when it has read so much.
+type boundAPI struct {
+	readFirst int64
+	came      []string
+}
+
+func (a *boundAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if proofClaims(r)["nonce"] == "n" && r.Header.Get("Authorization") == "DPoP new" {
+		_, sum := summedBody(r.Body)
+		a.came = append(a.came, sum)
+		return
+	}
+	http.NewResponseController(w).EnableFullDuplex()
+	io.CopyN(io.Discard, r.Body, a.readFirst)
+	challenge, what := `DPoP error="invalid_token"`, r.Header.Get("Authorization")
+	if proofClaims(r)["nonce"] == nil {
+		challenge, what = `DPoP error="use_dpop_nonce"`, "no nonce"
+	}
+	a.came = append(a.came, what)
+	w.Header().Set("DPoP-Nonce", "n")
+	w.Header().Set("WWW-Authenticate", challenge)
+	w.WriteHeader(401)
+	http.NewResponseController(w).Flush()
+	io.Copy(io.Discard, r.Body) // or net/http may panic: it hits the end only after the handler
+}
+
+func BenchmarkProof(b *testing.B) {
+	for name, key := range map[string]crypto.Signer{"P-256": p256, "Ed25519": edKey} {
+		b.Run(name, func(b *testing.B) {
+			var last *http.Request
+			dpop := &transport.DPoP{Key: key, Base: caught(&last)}
+			req, _ := http.NewRequest("GET", "https://api.example.com/x", nil)
+			req.Header.Set("Authorization", "DPoP token")
+			b.ReportAllocs()
+			for b.Loop() {
+				dpop.RoundTrip(req)
+			}
+		})
+	}
+}
