@@ -363,7 +363,7 @@ func (c *Cache) replace(token *Token, began, now time.Time) {
 // fail remembers a failure; c.mu is held.
 func (c *Cache) fail(err error, now time.Time) {
 	c.err = err
-	if _, ok := c.Source.(setter); !ok && errors.Is(err, ErrReauthenticate) {
+	if _, ok := c.Source.(setter); !ok && needsLogin(err) {
 		c.final = err
 		return
 	}
@@ -404,66 +404,85 @@ func (c *Cache) publish(now time.Time) {
 // alone is exchanged at the next call of Token. The token is handed on to a
 // Source that has a Set method, whose error is returned.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
-	return c.set(ctx, token, func() bool { return true })
-}
-
-// Replace makes next the current token if old still is, and nothing is about to
-// replace it: for a token that a server has sent along with an answer to old.
-// Without a refresh token of its own it keeps the current one. Otherwise Replace
-// does nothing and returns nil: next may be older than what has come since.
-// It returns the errors of [Cache.Set].
-func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
-	if next == nil || old == nil {
-		return errors.New("tokensource: Replace needs two tokens")
+	if err := checkLogin(token); err != nil {
+		return err
 	}
-	kept := *next
-	return c.set(ctx, &kept, func() bool {
-		if !c.current.same(old) || c.flight != nil || c.call != nil {
-			return false
-		}
-		if kept.RefreshToken == "" {
-			kept.RefreshToken = c.current.RefreshToken
-		}
-		return true
-	})
-}
-
-// set makes token the current one if, under the lock, ok still says so.
-func (c *Cache) set(ctx context.Context, token *Token, ok func() bool) error {
-	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
-		return errors.New("tokensource: Set needs an access token or a refresh token")
-	}
-	if token.AccessToken != "" {
-		if err := token.check(); err != nil {
-			return err
-		}
-	}
-	if !c.reset(token, nil, ok) {
-		return nil
-	}
+	c.mu.Lock()
+	c.reset(token, nil)
+	c.mu.Unlock()
 	if s, ok := c.Source.(setter); ok {
 		return s.Set(ctx, token)
 	}
 	return nil
 }
 
-// Forget drops the token, after a logout. It ends a refresh in flight and wins
-// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
-// asked. A Source that has a Forget method is told, and its error is returned.
-func (c *Cache) Forget(ctx context.Context) error {
-	c.reset(nil, ErrReauthenticate, func() bool { return true })
-	if s, ok := c.Source.(forgetter); ok {
-		return s.Forget(ctx)
+// Replace makes next the current token if old still is, and nothing is about to
+// replace it: for a token that a server has sent along with an answer to old.
+// Without a refresh token of its own it keeps the current one. Otherwise Replace
+// does nothing and returns nil: next may be older than what has come since. A
+// Source that has a Replace method is told, or else by its Set method, and its
+// error is returned.
+func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
+	if err := checkLogin(next); err != nil {
+		return err
+	}
+	if old == nil {
+		return errors.New("tokensource: Replace needs two tokens")
+	}
+	kept := c.replaced(old, *next)
+	if kept == nil {
+		return nil
+	}
+	switch s := c.Source.(type) {
+	case replacer:
+		return s.Replace(ctx, old, kept)
+	case setter:
+		return s.Set(ctx, kept)
 	}
 	return nil
 }
 
-func (c *Cache) reset(token *Token, final error, ok func() bool) bool {
+// replaced returns next as it is kept; nil if it is not.
+func (c *Cache) replaced(old *Token, next Token) *Token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !ok() {
-		return false
+	if !c.current.same(old) || c.flight != nil || c.call != nil {
+		return nil
 	}
+	if next.RefreshToken == "" {
+		next.RefreshToken = c.current.RefreshToken
+	}
+	c.reset(&next, nil)
+	return &next
+}
+
+// Forget drops the token, after a logout. It ends a refresh in flight and wins
+// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
+// asked. A Source that has a Forget method is told, and its error is returned;
+// if there is none, it is the Source that knows of the logout, and of the next
+// login, which may take place elsewhere.
+func (c *Cache) Forget(ctx context.Context) error {
+	c.mu.Lock()
+	c.reset(nil, ErrReauthenticate)
+	epoch := c.epoch
+	c.mu.Unlock()
+	s, ok := c.Source.(forgetter)
+	if !ok {
+		return nil
+	}
+	if err := s.Forget(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch == epoch {
+		c.final = nil
+	}
+	return nil
+}
+
+// reset begins anew with token, or with the reason why there is none; c.mu is held.
+func (c *Cache) reset(token *Token, final error) {
 	now := time.Now()
 	c.epoch++
 	if f := c.flight; f != nil {
@@ -477,7 +496,6 @@ func (c *Cache) reset(token *Token, final error, ok func() bool) bool {
 	}
 	c.failures, c.retryAt, c.err, c.final = 0, time.Time{}, nil, final
 	c.publish(now)
-	return true
 }
 
 // expendable reports whether nothing is under way, and no refresh token would be
@@ -488,11 +506,10 @@ func (c *Cache) expendable() bool {
 	if c.flight != nil || c.call != nil {
 		return false
 	}
-	if s, ok := c.Source.(*Stored); ok && s.pending() {
-		return false
+	if s, ok := c.Source.(*Stored); ok {
+		return !s.pending()
 	}
-	_, kept := c.Source.(setter)
-	return kept || c.current == nil || c.current.RefreshToken == ""
+	return c.current == nil || c.current.RefreshToken == ""
 }
 
 // Format writes the type of Source, whatever the verb: no secret, and nothing

@@ -22,7 +22,7 @@ type ClientCredentials struct {
 
 // Token obtains a token, whatever old is. Its errors are those of [Endpoint.Exchange].
 func (c *ClientCredentials) Token(ctx context.Context, old *Token) (*Token, error) {
-	return c.Endpoint.Exchange(ctx, grant("client_credentials", c.Scopes))
+	return c.Endpoint.Exchange(ctx, grantForm("client_credentials", c.Scopes))
 }
 
 func (c *ClientCredentials) fingerprint() []string {
@@ -41,8 +41,8 @@ func (c ClientCredentials) Format(s fmt.State, verb rune) { io.WriteString(s, c.
 // MarshalText returns [ClientCredentials.String], so that JSON, XML and slog show no secret.
 func (c ClientCredentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// grant begins the form of a token request.
-func grant(kind string, scopes []string) url.Values {
+// grantForm begins the form of a token request.
+func grantForm(kind string, scopes []string) url.Values {
 	form := url.Values{"grant_type": {kind}}
 	if len(scopes) > 0 {
 		form.Set("scope", strings.Join(scopes, " "))

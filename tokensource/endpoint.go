@@ -10,15 +10,15 @@ import (
 	"maps"
 	"mime"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
+	"github.com/tokentripper/tokentripper/internal/proof"
 )
 
 // An Endpoint is an authorization server's token endpoint and how this client
@@ -67,86 +67,97 @@ const maxReply = 1 << 20
 // [EndpointError] for the server's refusal or an unusable reply, and an error
 // without the URL, which may hold secrets, where no reply came.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
-	sent := url.Values{}
-	maps.Copy(sent, e.Params)
-	maps.Copy(sent, form)
-	if err := e.assert(ctx, sent); err != nil {
-		return nil, err
-	}
-	proved := new(atomic.Bool)
-	req, err := e.request(withProofNoted(ctx, proved), sent)
-	if err == nil && e.ClientAssertion != nil {
-		req.GetBody = e.bodyAgain(ctx, sent, req.ContentLength)
-	}
+	return e.exchange(ctx, func(context.Context) (url.Values, error) { return form, nil })
+}
+
+// A grant makes the form of a token request, for each time that it is sent:
+// assertions are used once.
+type grant func(context.Context) (url.Values, error)
+
+func (e Endpoint) exchange(ctx context.Context, grant grant) (*Token, error) {
+	form, err := e.form(ctx, grant)
 	if err != nil {
 		return nil, err
 	}
+	watched, proved := proof.Watch(ctx)
+	req, err := e.request(watched, form)
+	if err != nil {
+		return nil, err
+	}
+	secrets := &secrets{forms: []url.Values{form}}
+	req.GetBody = e.bodyAgain(ctx, grant, req.ContentLength, secrets)
 	began := time.Now()
 	resp, err := e.client().Do(req)
 	if err != nil {
 		for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
 			err = u.Err
 		}
-		return nil, fmt.Errorf("tokensource: token endpoint: %w", e.redactor(req, sent).error(err))
+		return nil, borrowed{fmt.Errorf("tokensource: token endpoint: %w", secrets.of(e, req).error(err))}
 	}
 	defer resp.Body.Close()
 	token, refusal := read(resp, began)
-	if refusal != nil {
-		refusal.dated = proved.Load() || sent.Has("client_assertion") || sent.Has("assertion")
-		if refusal.dated && refusal.Err == nil {
-			refusal.Err = clockError(resp.Header, time.Now())
-		}
-		e.redactor(req, sent).refusal(refusal)
-		return nil, refusal
+	if refusal == nil {
+		return token, nil
 	}
-	return token, nil
+	refusal.dated = proved.Load() || form.Has("client_assertion") || form.Has("assertion")
+	if refusal.dated && refusal.Err == nil {
+		refusal.Err = clockError(resp.Header, time.Now())
+	}
+	secrets.of(e, req).refusal(refusal)
+	return nil, refusal
 }
 
-// assert adds the client's assertion to the form, if it has one.
-func (e Endpoint) assert(ctx context.Context, form url.Values) error {
+// form makes the whole form of a token request.
+func (e Endpoint) form(ctx context.Context, grant grant) (url.Values, error) {
+	own, err := grant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	form := url.Values{}
+	maps.Copy(form, e.Params)
+	maps.Copy(form, own)
+	if e.ClientSecret == "" || e.ClientSecretPost {
+		setNonEmpty(form, "client_id", e.ClientID)
+		setNonEmpty(form, "client_secret", e.ClientSecret)
+	}
 	if e.ClientAssertion == nil {
-		return nil
+		return form, nil
 	}
 	if e.ClientSecret != "" {
-		return errors.New("tokensource: Endpoint.ClientAssertion and Endpoint.ClientSecret exclude each other")
+		return nil, errors.New("tokensource: Endpoint.ClientAssertion and Endpoint.ClientSecret exclude each other")
 	}
 	text, err := assertion(ctx, "Endpoint.ClientAssertion", e.ClientAssertion)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 	form.Set("client_assertion", text)
-	return nil
+	return form, nil
+}
+
+func setNonEmpty(form url.Values, name, value string) {
+	if value != "" {
+		form.Set(name, value)
+	}
 }
 
 // bodyAgain returns a GetBody for whoever below Client sends the request once
-// more, as transport.DPoP does with a new nonce. The server may have spent the
-// assertion, so there is a new one; it must be as long, as those of a SignedJWT are.
-func (e Endpoint) bodyAgain(ctx context.Context, sent url.Values, length int64) func() (io.ReadCloser, error) {
+// more, as transport.DPoP does with a nonce. The server may have spent the
+// assertions, so there are new ones, which must be as long: those of a
+// SignedJWT are.
+func (e Endpoint) bodyAgain(ctx context.Context, grant grant, length int64, secrets *secrets) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
-		form := maps.Clone(sent)
-		if err := e.assert(ctx, form); err != nil {
+		form, err := e.form(ctx, grant)
+		if err != nil {
 			return nil, err
 		}
 		body := form.Encode()
 		if int64(len(body)) != length {
-			return nil, errors.New("tokensource: Endpoint.ClientAssertion: the next one is of another length")
+			return nil, errors.New("tokensource: the next token request is of another length")
 		}
-		sent.Add("client_assertion", form.Get("client_assertion")) // for the redactor
+		secrets.add(form)
 		return io.NopCloser(strings.NewReader(body)), nil
 	}
-}
-
-// withProofNoted notes whether the request was sent with a DPoP proof, whoever
-// below the Client made it.
-func withProofNoted(ctx context.Context, proved *atomic.Bool) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaderField: func(name string, _ []string) {
-			if strings.EqualFold(name, "DPoP") {
-				proved.Store(true)
-			}
-		},
-	})
 }
 
 func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, error) {
@@ -157,20 +168,13 @@ func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, 
 	if !e.AllowHTTP && !origin.Private(u) {
 		return nil, fmt.Errorf("tokensource: Endpoint.URL: %s to %s is not encrypted, and Endpoint.AllowHTTP is not set", u.Scheme, u.Host)
 	}
-	basic := e.ClientSecret != "" && !e.ClientSecretPost
-	if !basic && e.ClientID != "" {
-		form.Set("client_id", e.ClientID)
-	}
-	if e.ClientSecret != "" && e.ClientSecretPost {
-		form.Set("client_secret", e.ClientSecret)
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, errors.New("tokensource: Endpoint.URL is not a URL")
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	if basic {
+	if e.ClientSecret != "" && !e.ClientSecretPost {
 		// RFC 6749 section 2.3.1 encodes both first.
 		req.SetBasicAuth(url.QueryEscape(e.ClientID), url.QueryEscape(e.ClientSecret))
 	}
@@ -326,28 +330,45 @@ var codes = map[string]bool{
 	"unsupported_grant_type": true, "invalid_scope": true,
 }
 
+// secrets are all the forms of a token request that may have been sent.
+type secrets struct {
+	mu    sync.Mutex // guards forms: a layer may send the request from many goroutines
+	forms []url.Values
+}
+
+func (s *secrets) add(form url.Values) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forms = append(s.forms, form)
+}
+
 // A redactor removes what the request carried from what came back.
 type redactor struct{ *strings.Replacer }
 
-func (e Endpoint) redactor(req *http.Request, form url.Values) redactor {
+// of returns the redactor of a request to e.
+func (s *secrets) of(e Endpoint, req *http.Request) redactor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	password, _ := req.URL.User.Password()
 	_, credentials, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	secrets := []string{e.ClientSecret, password, credentials}
-	for name, values := range form {
-		if !public[name] {
-			secrets = append(secrets, values...)
+	hidden := []string{e.ClientSecret, password, credentials}
+	for _, form := range s.forms {
+		for name, values := range form {
+			if !public[name] {
+				hidden = append(hidden, values...)
+			}
 		}
 	}
 	for _, values := range req.URL.Query() {
-		secrets = append(secrets, values...)
+		hidden = append(hidden, values...)
 	}
-	for _, s := range secrets {
-		secrets = append(secrets, url.QueryEscape(s), url.PathEscape(s))
+	for _, s := range hidden {
+		hidden = append(hidden, url.QueryEscape(s), url.PathEscape(s))
 	}
 	// The longest first: one secret may be the beginning of another.
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
+	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
 	var pairs []string
-	for _, s := range secrets {
+	for _, s := range hidden {
 		if len(s) >= 4 { // no secret is shorter, and much of a text would match
 			pairs = append(pairs, s, "[redacted]")
 		}

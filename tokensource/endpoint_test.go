@@ -178,8 +178,8 @@ func TestWhatTheServerSaysStaysOnOneShortLine(t *testing.T) {
 			t.Errorf("got %q, want one short line of UTF-8", got)
 		}
 	}
-	e := &tokensource.EndpointError{StatusCode: 400, Description: strings.Repeat("é", 150)}
-	if want := "tokensource: the token endpoint answered 400: " + strings.Repeat("é", 100) + "…"; e.Error() != want {
+	e := &tokensource.EndpointError{StatusCode: 400, Description: strings.Repeat("é", 450)}
+	if want := "tokensource: the token endpoint answered 400: " + strings.Repeat("é", 300) + "…"; e.Error() != want {
 		t.Errorf("got %q, want %q", e.Error(), want)
 	}
 }

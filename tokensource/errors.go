@@ -14,6 +14,19 @@ import (
 // and hands the new token to [Cache.Set].
 var ErrReauthenticate = errors.New("tokensource: a new login is needed")
 
+// needsLogin reports whether it is the source itself that err says this of, and
+// not another that it depends on, as an assertion's: that one recovers by itself
+// when its own Cache is Set.
+func needsLogin(err error) bool {
+	_, other := errors.AsType[borrowed](err)
+	return !other && errors.Is(err, ErrReauthenticate)
+}
+
+// borrowed is the error of another source.
+type borrowed struct{ error }
+
+func (b borrowed) Unwrap() error { return b.error }
+
 // An EndpointError is a token endpoint's refusal, or a reply of it that cannot
 // be used. It holds nothing of the reply but the fields below, and in them no
 // secret that the request carried.
@@ -43,10 +56,10 @@ type EndpointError struct {
 func (e *EndpointError) Error() string {
 	s := fmt.Sprintf("tokensource: the token endpoint answered %d", e.StatusCode)
 	if e.Code != "" {
-		s += " " + printable(e.Code)
+		s += " " + printable(e.Code, maxWord)
 	}
 	if e.Description != "" {
-		s += ": " + printable(e.Description)
+		s += ": " + printable(e.Description, maxText)
 	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
@@ -57,10 +70,16 @@ func (e *EndpointError) Error() string {
 // Unwrap returns Err.
 func (e *EndpointError) Unwrap() error { return e.Err }
 
+// Bounds of what is printed of a server's words, in bytes.
+const (
+	maxWord = 200
+	maxText = 600 // some say what matters last
+)
+
 // printable shortens what a server says and keeps it on one line of a log.
-func printable(s string) string {
-	if len(s) > 200 {
-		cut := 200
+func printable(s string, most int) string {
+	if len(s) > most {
+		cut := most
 		for cut > 0 && !utf8.RuneStart(s[cut]) {
 			cut--
 		}

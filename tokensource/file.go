@@ -54,13 +54,19 @@ func (f *File) Token(ctx context.Context, old *Token) (*Token, error) {
 }
 
 func (f *File) read() (*Token, error) {
+	info, err := os.Stat(f.Path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // to open a pipe might never return
+		return nil, fmt.Errorf("%s is not a regular file", f.Path)
+	}
 	file, err := os.Open(f.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
+	if info, err = file.Stat(); err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))

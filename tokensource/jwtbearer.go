@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"time"
 )
 
@@ -26,14 +27,18 @@ type JWTBearer struct {
 
 // Token obtains a token, whatever old is. The error names Assertion if that
 // gave none, or one that has expired; otherwise it is one of [Endpoint.Exchange].
+// It wraps [ErrReauthenticate] if Assertion needs a login, which is to be handed
+// to the Cache in there.
 func (j *JWTBearer) Token(ctx context.Context, old *Token) (*Token, error) {
-	assertion, err := assertion(ctx, "JWTBearer.Assertion", j.Assertion)
-	if err != nil {
-		return nil, err
-	}
-	form := grant("urn:ietf:params:oauth:grant-type:jwt-bearer", j.Scopes)
-	form.Set("assertion", assertion)
-	return j.Endpoint.Exchange(ctx, form)
+	return j.Endpoint.exchange(ctx, func(ctx context.Context) (url.Values, error) {
+		assertion, err := assertion(ctx, "JWTBearer.Assertion", j.Assertion)
+		if err != nil {
+			return nil, err
+		}
+		form := grantForm("urn:ietf:params:oauth:grant-type:jwt-bearer", j.Scopes)
+		form.Set("assertion", assertion)
+		return form, nil
+	})
 }
 
 func (j *JWTBearer) fingerprint() []string {
@@ -62,7 +67,7 @@ func assertion(ctx context.Context, field string, source Source) (string, error)
 		err = errors.New("it has expired")
 	}
 	if err != nil {
-		return "", fmt.Errorf("tokensource: %s: %w", field, err)
+		return "", borrowed{fmt.Errorf("tokensource: %s: %w", field, err)}
 	}
 	return token.AccessToken, nil
 }

@@ -7,7 +7,8 @@ import (
 )
 
 // A record is what [Stored] keeps in a [Store]: a token, or that a new login is
-// needed. Each has a greater generation than the one that it follows.
+// needed. Each has a greater generation than the one that it follows: by one,
+// or as great as the time in milliseconds if somebody has logged in or out.
 type record struct {
 	gen            uint64 // zero: there is nothing
 	token          *Token
@@ -49,7 +50,7 @@ func (r *record) decode(data []byte) error {
 	if j.Version > recordVersion {
 		return fmt.Errorf("the value is of version %d, newer than %d", j.Version, recordVersion)
 	}
-	if j.Generation == 0 || j.Generation > maxGeneration || (j.Token == nil) != j.Reauthenticate {
+	if j.Generation == 0 || j.Generation >= maxGeneration || (j.Token == nil) != j.Reauthenticate {
 		return errors.New("the value lacks a generation, or a token or reauthenticate")
 	}
 	*r = record{gen: j.Generation, reauthenticate: j.Reauthenticate}
@@ -57,7 +58,7 @@ func (r *record) decode(data []byte) error {
 		return nil
 	}
 	token, err := Unmarshal(j.Token)
-	if err != nil {
+	if err != nil || checkLogin(token) != nil {
 		return errors.New("the value has no usable token")
 	}
 	r.token = token

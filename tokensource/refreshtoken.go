@@ -39,7 +39,7 @@ func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	if refresh == "" {
 		return nil, fmt.Errorf("%w: there is no refresh token", ErrReauthenticate)
 	}
-	form := grant("refresh_token", r.Scopes)
+	form := grantForm("refresh_token", r.Scopes)
 	form.Set("refresh_token", refresh)
 	token, err := r.Endpoint.Exchange(ctx, form)
 	// Not errors.As: the refusal may be of another endpoint, where ClientAssertion comes from.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +51,8 @@ type SignedJWT struct {
 	// none.
 	Audience []string
 
-	// Lifetime is exp less iat. Zero means 5 minutes; less than a second is an error.
+	// Lifetime is exp less iat, in whole seconds. Zero means 5 minutes; less than a
+	// second is an error.
 	Lifetime time.Duration
 
 	// Claims are further claims. One that a field or Token sets is an error.
@@ -74,9 +76,10 @@ func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
 	if life < time.Second {
 		return nil, errors.New("tokensource: SignedJWT.Lifetime is less than a second")
 	}
-	now := time.Now()
-	issued := now.Add(-min(life/10, time.Minute))
-	claims, err := s.claims(issued, issued.Add(life))
+	now := time.Now() // less its fraction: iat and exp have whole seconds
+	issued := now.Add(-time.Duration(now.Nanosecond()) - min(life/10, time.Minute).Truncate(time.Second))
+	expiry := issued.Add(life.Truncate(time.Second))
+	claims, err := s.claims(issued, expiry)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +91,7 @@ func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokensource: SignedJWT: %w", err)
 	}
-	return &Token{AccessToken: text, Expiry: issued.Add(life)}, nil
+	return &Token{AccessToken: text, Expiry: expiry}, nil
 }
 
 func (s *SignedJWT) claims(issued, expiry time.Time) (jwt.MapClaims, error) {
@@ -154,7 +157,9 @@ func ParsePrivateKey(text []byte) (crypto.Signer, error) {
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			return parseKey(block)
 		}
-		seen = append(seen, printable(block.Type))
+		if kind := printable(block.Type, maxWord); !slices.Contains(seen, kind) {
+			seen = append(seen, kind)
+		}
 	}
 	if len(seen) > 0 {
 		return nil, fmt.Errorf("tokensource: private key: the PEM holds only %s", strings.Join(seen, ", "))
@@ -172,7 +177,7 @@ func parseKey(block *pem.Block) (key crypto.Signer, err error) {
 	case "EC PRIVATE KEY":
 		parsed, err = x509.ParseECPrivateKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("tokensource: private key: %s is not supported", printable(block.Type))
+		return nil, fmt.Errorf("tokensource: private key: %s is not supported", printable(block.Type, maxWord))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tokensource: private key: %w", err)

@@ -18,6 +18,11 @@ type setter interface {
 	Set(ctx context.Context, token *Token) error
 }
 
+// A replacer wants to hear of a token that came with an answer.
+type replacer interface {
+	Replace(ctx context.Context, old, next *Token) error
+}
+
 // A forgetter wants to hear of a logout.
 type forgetter interface {
 	Forget(ctx context.Context) error
@@ -28,9 +33,9 @@ type forgetter interface {
 // called with a nil old for the first token, and must answer that too: with
 // [ErrReauthenticate] if the first comes by [Cache.Set].
 //
-// To save refresh tokens that rotate, save the new token in a Func before
-// returning it, and return it even if that failed: the server has ended the one
-// before.
+// A [Stored] over it saves refresh tokens that rotate. To save them by other
+// means, save the new token in a Func before returning it, and return it even if
+// that failed: the server has ended the one before.
 //
 // It returns an error that wraps [ErrReauthenticate] when only a new login can
 // help, and an [EndpointError] with RetryAfter to be left alone for a while.

@@ -42,24 +42,26 @@ type Stored struct {
 	// initial refresh token replaces whatever was stored.
 	Key string
 
-	// Timeout bounds a call of Source. Zero means 10 s. The lock lives 15 s
-	// longer, for the save.
+	// Timeout bounds a call of Source, together with the time that it took to get
+	// the lock. Zero means 10 s. The lock lives 15 s longer, for the save.
 	Timeout time.Duration
 
 	// Unshared lets the process obtain tokens of its own while the Store is
-	// away: for client credentials and the like. A refresh token is never spent
-	// without the lock.
+	// away, or does not answer within 5 s: for client credentials and the like. A
+	// refresh token is never spent without the lock.
 	Unshared bool
 
 	mu      sync.Mutex // guards what follows
 	last    record     // the newest known here, stored or not
 	unsaved bool       // last is yet to be saved,
-	forced  bool       // whatever the Store has: it comes from Set or Forget
+	tried   bool       // or it is, and only the answer was lost
+	lost    record     // what was last and untried when the Store had a later one
 }
 
 // Bounds of Stored.
 const (
 	maxKey       = 200
+	storeTime    = 5 * time.Second // for the store to answer, or it is away
 	saveTime     = 15 * time.Second
 	firstWait    = 25 * time.Millisecond
 	longestWait  = time.Second
@@ -84,7 +86,7 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 		token, err = s.look(ctx, key, old)
 		return err
 	})
-	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode {
+	if failure, ok := errors.AsType[*StoreError](err); ok && failure.of == s && failure.Op != opDecode {
 		return s.without(ctx, old, err)
 	}
 	return token, err
@@ -92,25 +94,28 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 
 // look returns what the Store has, if that will do, or locks it and obtains a token.
 func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
-	value, err := s.Store.Load(ctx, key)
+	patience, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	value, err := s.Store.Load(patience, key)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, &StoreError{opLoad, key, err}
+		return nil, s.failure(opLoad, key, err)
 	}
 	if err := s.learn(key, value); err != nil {
 		return nil, err
 	}
-	token, err := s.known(old)
-	if token != nil || err != nil {
+	token, _, err := s.known(old)
+	if token != nil || err != nil && err != errUnsaved {
 		return token, err
 	}
-	err = s.locked(ctx, key, func(ctx context.Context, save func([]byte) error) (err error) {
-		token, err = s.known(old) // another may have been faster
-		if token == nil && err == nil {
-			token, err = s.exchange(ctx, key, save)
+	err = s.locked(ctx, key, func(lock context.Context, save func([]byte) error) error {
+		t, base, err := s.known(old) // another may have been faster
+		if t == nil && err == nil {
+			t, err = s.exchange(lock, key, base, save)
 		}
+		token = t
 		return err
 	})
 	return token, err
@@ -121,14 +126,17 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 func (s *Stored) locked(ctx context.Context, key string, fn func(context.Context, func([]byte) error) error) error {
 	lock, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout()+saveTime)
 	defer cancel()
-	stop := context.AfterFunc(ctx, cancel)
+	patience, done := context.WithTimeout(ctx, storeTime)
+	defer done()
+	stop := context.AfterFunc(patience, cancel)
 	defer stop()
 	ran, result := false, error(nil)
 	err := s.Store.Update(lock, key, func(value []byte, save func([]byte) error) error {
+		if !stop() {
+			return patience.Err()
+		}
 		ran = true
-		if stop(); ctx.Err() != nil {
-			result = ctx.Err()
-		} else if result = s.learn(key, value); result == nil {
+		if result = s.learn(key, value); result == nil {
 			result = s.flush(lock, key, save)
 		}
 		if result == nil {
@@ -144,36 +152,45 @@ func (s *Stored) locked(ctx context.Context, key string, fn func(context.Context
 	case errors.Is(err, ErrLocked):
 		return err
 	}
-	return &StoreError{opUpdate, key, cmp.Or(err, errNotCalled)}
+	return s.failure(opUpdate, key, cmp.Or(err, errNotCalled))
 }
 
-var errNotCalled = errors.New("the store did not call fn")
+var (
+	errNotCalled = errors.New("the store did not call fn")
+	errNoTime    = errors.New("the store was too slow, no time is left for an exchange")
+	errUnsaved   = fmt.Errorf("tokensource: a token is yet to be saved: %w", ErrLocked)
+)
+
+func (s *Stored) failure(op, key string, err error) error {
+	return &StoreError{Op: op, Key: key, Err: err, of: s}
+}
 
 // exchange asks Source with the newest token, and saves what comes: also that a
-// refresh token is dead, which the others need not find out.
-func (s *Stored) exchange(ctx context.Context, key string, save func([]byte) error) (*Token, error) {
-	s.mu.Lock()
-	base := s.last
-	s.mu.Unlock()
-	next := record{gen: base.gen + 1}
-	call, cancel := context.WithTimeout(ctx, s.timeout())
+// refresh token is dead, which the others need not find out. The end of the
+// lock's life is for the save.
+func (s *Stored) exchange(lock context.Context, key string, base record, save func([]byte) error) (*Token, error) {
+	end, _ := lock.Deadline()
+	call, cancel := context.WithDeadline(lock, end.Add(-saveTime))
 	defer cancel()
+	if call.Err() != nil {
+		return nil, s.failure(opUpdate, key, errNoTime)
+	}
 	began := time.Now()
 	token, err := s.Source.Token(call, base.token)
 	if err == nil {
 		err = token.check()
 	}
+	next := record{gen: base.gen + 1}
 	switch {
 	case err == nil:
 		next.token = token.withLifetime(began)
-	case errors.Is(err, ErrReauthenticate) && base.token != nil:
+	case needsLogin(err) && (base.token != nil || s.spends(base)):
 		next.reauthenticate = true
 	default:
 		return nil, err
 	}
 	s.keep(next)
-	failed := s.save(ctx, key, next, save)
-	if failed != nil && err == nil {
+	if failed := s.save(lock, key, next, save); failed != nil && err == nil {
 		return next.token.soon(), nil
 	}
 	return next.token, err
@@ -183,41 +200,46 @@ func (s *Stored) exchange(ctx context.Context, key string, save func([]byte) err
 func (s *Stored) keep(r record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.forced {
-		s.last, s.unsaved = r, true
+	if r.gen > s.last.gen {
+		s.put(r)
 	}
 }
 
 // flush saves what is unsaved.
-func (s *Stored) flush(ctx context.Context, key string, save func([]byte) error) error {
+func (s *Stored) flush(lock context.Context, key string, save func([]byte) error) error {
 	s.mu.Lock()
 	last, unsaved := s.last, s.unsaved
 	s.mu.Unlock()
 	if !unsaved {
 		return nil
 	}
-	return s.save(ctx, key, last, save)
+	return s.save(lock, key, last, save)
 }
 
-// save saves r, and tries until ctx ends or the lock is lost.
-func (s *Stored) save(ctx context.Context, key string, r record, save func([]byte) error) error {
+// save saves r, and tries for 15 s or until the lock is lost.
+func (s *Stored) save(lock context.Context, key string, r record, save func([]byte) error) error {
 	data, err := r.encode()
 	if err != nil {
-		return &StoreError{opSave, key, err}
+		return s.failure(opSave, key, err)
 	}
+	s.mu.Lock()
+	s.tried = s.tried || s.last == r
+	s.mu.Unlock()
+	lock, cancel := context.WithTimeout(lock, saveTime)
+	defer cancel()
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		err := save(data)
 		if err == nil {
 			break
 		}
-		if errors.Is(err, ErrLocked) || sleep(ctx, wait) != nil {
-			return &StoreError{opSave, key, err}
+		if errors.Is(err, ErrLocked) || sleep(lock, wait) != nil {
+			return s.failure(opSave, key, err)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last == r {
-		s.unsaved, s.forced = false, false
+		s.unsaved = false
 	}
 	return nil
 }
@@ -228,34 +250,38 @@ func (s *Stored) learn(key string, value []byte) error {
 	var stored record
 	if value != nil {
 		if err := stored.decode(value); err != nil {
-			return &StoreError{opDecode, key, err}
+			return s.failure(opDecode, key, err)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.forced:
-		s.last.gen = max(s.last.gen, stored.gen+1)
-	case stored.gen > s.last.gen, stored.gen == s.last.gen && s.unsaved:
+	if s.unsaved && !s.tried && stored.gen >= s.last.gen {
+		s.lost = s.last
+	}
+	if stored.gen > s.last.gen || stored.gen == s.last.gen && s.unsaved {
 		s.last, s.unsaved = stored, false
 	}
 	return nil
 }
 
+// put makes r the newest, to be saved; s.mu is held.
+func (s *Stored) put(r record) { s.last, s.unsaved, s.tried = r, true, false }
+
 // known returns the newest token if it is saved, good and another one than old;
-// nothing if the lock is needed.
-func (s *Stored) known(old *Token) (*Token, error) {
+// else the record from which to go on. errUnsaved means that the lock is needed
+// first.
+func (s *Stored) known(old *Token) (*Token, record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.unsaved:
-		return nil, nil
+		return nil, record{}, errUnsaved
 	case s.last.reauthenticate:
-		return nil, fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
+		return nil, record{}, fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
 	case s.last.token.good(time.Now()) && !s.last.token.same(old):
-		return s.last.token, nil
+		return s.last.token, record{}, nil
 	}
-	return nil, nil
+	return nil, s.last, nil
 }
 
 // without answers while the Store is away, which err says.
@@ -266,11 +292,25 @@ func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, er
 	if last.token.good(time.Now()) && !last.token.same(old) {
 		return last.token.soon(), nil
 	}
-	_, spends := s.Source.(*RefreshToken)
-	if !s.Unshared || spends || last.reauthenticate || last.token != nil && last.token.RefreshToken != "" {
+	if !s.Unshared || last.reauthenticate || s.spends(last) || s.spends(record{token: old}) {
 		return nil, err
 	}
-	return s.Source.Token(ctx, old)
+	began := time.Now()
+	token, err := s.Source.Token(ctx, old)
+	if err != nil || token.check() != nil {
+		return token, err
+	}
+	s.keep(record{gen: last.gen + 1, token: token.withLifetime(began)})
+	return token, nil
+}
+
+// spends reports whether to go on from base spends a refresh token.
+func (s *Stored) spends(base record) bool {
+	if base.token != nil {
+		return base.token.RefreshToken != ""
+	}
+	r, ok := s.Source.(*RefreshToken)
+	return ok && r.RefreshToken != ""
 }
 
 // soon returns a copy that the Cache asks for again in a moment, when the Store
@@ -283,33 +323,81 @@ func (t *Token) soon() *Token {
 
 // Set saves the token of a login, whatever the Store holds, and so hands it to
 // all processes. It waits for the lock until ctx ends. If it fails, the next
-// call of Token saves it.
+// call of Token saves it, unless somebody has logged in or out since.
 func (s *Stored) Set(ctx context.Context, token *Token) error {
-	if token == nil || token.AccessToken == "" && token.RefreshToken == "" {
-		return errors.New("tokensource: Set needs an access token or a refresh token")
+	if err := checkLogin(token); err != nil {
+		return err
 	}
 	return s.force(ctx, record{token: token.withLifetime(time.Now())})
 }
 
 // Forget saves that the user has logged out: no process obtains a token any more
-// until Set, in any process. Access tokens in use elsewhere live on until they expire or
-// are refused. It waits for the lock until ctx ends.
+// until Set, in any process. Access tokens in use elsewhere live on until they
+// expire or are refused. It waits for the lock until ctx ends. If it fails, the
+// next call of Token saves it, as with Set.
 func (s *Stored) Forget(ctx context.Context) error {
 	return s.force(ctx, record{reauthenticate: true})
 }
 
+// force makes r the newest. Its generation is far above what exchanges count to:
+// a process that knows more than the Store, because that was emptied, must not
+// think that r is old.
 func (s *Stored) force(ctx context.Context, r record) error {
 	key, err := s.key()
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	r.gen = s.last.gen + 1
-	s.last, s.unsaved, s.forced = r, true, true
+	r.gen = max(s.last.gen+1, uint64(max(0, time.Now().UnixMilli())))
+	s.lost = record{}
+	s.put(r)
 	s.mu.Unlock()
 	return s.retry(ctx, func() error {
-		return s.locked(ctx, key, func(context.Context, func([]byte) error) error { return nil })
+		return s.locked(ctx, key, func(lock context.Context, save func([]byte) error) error {
+			s.mu.Lock()
+			if s.lost == r { // the Store had a later one, but this is the newest
+				r.gen = s.last.gen + 1
+				s.lost = record{}
+				s.put(r)
+			}
+			s.mu.Unlock()
+			return s.flush(lock, key, save)
+		})
 	})
+}
+
+// Replace saves next, which a server has sent along with an answer to old, if
+// old is still the newest; see [Cache.Replace]. If somebody else has the lock, it
+// does not wait: the next call of Token saves next, unless there is a newer one.
+func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
+	if err := checkLogin(next); err != nil {
+		return err
+	}
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	if !s.replace(old, *next) {
+		return nil
+	}
+	err = s.locked(ctx, key, func(context.Context, func([]byte) error) error { return nil })
+	if errors.Is(err, ErrLocked) {
+		return nil
+	}
+	return err
+}
+
+func (s *Stored) replace(old *Token, next Token) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.last.token.same(old) {
+		return false
+	}
+	if next.RefreshToken == "" {
+		next.RefreshToken = s.last.token.RefreshToken
+	}
+	s.put(record{gen: s.last.gen + 1, token: next.withLifetime(time.Now())})
+	return true
 }
 
 // retry calls try until somebody else no longer has the lock.

@@ -495,8 +495,33 @@ func TestALoginThatCouldNotBeSavedIsSavedLater(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.stored.Token(t.Context(), nil)
-		if v := value(t, store); v.Token.Access_Token != "login" || v.Gen != 3 {
-			t.Errorf("the store has %+v, want the login as generation 3", v)
+		if v := value(t, store); v.Token.Access_Token != "login" {
+			t.Errorf("the store has %+v, want the login", v)
+		}
+	})
+}
+
+func TestALoginAfterTheStoreWasEmptiedReachesWhoKnewTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), &family{life: time.Minute}
+		older, newer := newProcess(store, server), newProcess(store, server)
+		token, _ := older.Token(t.Context(), nil)
+		for range 5 {
+			newer.Token(t.Context(), nil)
+			token, _ = newer.Token(t.Context(), token)
+		}
+		put(t, store, "key", `{"v":1,"gen":1,"token":{"access_token":"access-1","refresh_token":"refresh-1"}}`)
+		time.Sleep(time.Minute)
+		if _, err := older.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, want ErrReauthenticate: it knew only a spent refresh token", err)
+		}
+		if err := older.Set(t.Context(), &Token{AccessToken: "login"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Second)
+		for _, p := range []process{newer, older} {
+			got, err := p.Token(t.Context(), nil)
+			wantToken(t, got, err, "login")
 		}
 	})
 }

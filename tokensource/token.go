@@ -63,6 +63,17 @@ func (t *Token) check() error {
 	return nil
 }
 
+// checkLogin tells why the token cannot be what a login gave.
+func checkLogin(t *Token) error {
+	switch {
+	case t == nil || t.AccessToken == "" && t.RefreshToken == "":
+		return errors.New("tokensource: a login needs an access token or a refresh token")
+	case t.AccessToken != "":
+		return t.check()
+	}
+	return nil
+}
+
 // invisible reports whether r is not one of the visible characters of ASCII.
 func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
@@ -91,7 +102,7 @@ func (t *Token) Authorization() (string, error) {
 
 // String tells the token's type and expiry, no secret.
 func (t Token) String() string {
-	kind := printable(t.TokenType)
+	kind := printable(t.TokenType, maxWord)
 	if kind == "" {
 		kind = "Bearer"
 	}

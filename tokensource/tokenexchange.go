@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 )
 
 // TokenExchange exchanges a token for another (RFC 8693): a service that calls
@@ -22,7 +23,8 @@ type TokenExchange struct {
 
 	// Subject supplies the token of whom the new one is about, anew for each
 	// token request: a [Func] that finds the user's token in the context, a
-	// [File], or a Cache.
+	// [File], or a Cache. A Cache learns of no refusal here: its token is used
+	// until it expires.
 	Subject Source
 
 	// SubjectType is subject_token_type, as a URI. Empty means an access token.
@@ -47,34 +49,38 @@ const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
 
 // Token obtains a token, whatever old is. The error names Subject or Actor if
 // that gave none, or one that has expired; otherwise it is one of
-// [Endpoint.Exchange].
+// [Endpoint.Exchange]. It wraps [ErrReauthenticate] if Subject needs a login,
+// which is to be handed to the Cache in there.
 //
 // The token's type is N_A if the server issued something that is no access
 // token (section 2.2.1): an assertion for another server, never sent to an API.
 func (t *TokenExchange) Token(ctx context.Context, old *Token) (*Token, error) {
-	form := grant("urn:ietf:params:oauth:grant-type:token-exchange", t.Scopes)
+	return t.Endpoint.exchange(ctx, t.form)
+}
+
+func (t *TokenExchange) form(ctx context.Context) (url.Values, error) {
+	form := grantForm("urn:ietf:params:oauth:grant-type:token-exchange", t.Scopes)
+	setNonEmpty(form, "requested_token_type", t.RequestedType)
 	subject, err := assertion(ctx, "TokenExchange.Subject", t.Subject)
 	if err != nil {
 		return nil, err
 	}
 	form.Set("subject_token", subject)
 	form.Set("subject_token_type", cmp.Or(t.SubjectType, accessTokenType))
-	if t.Actor != nil {
-		actor, err := assertion(ctx, "TokenExchange.Actor", t.Actor)
-		if err != nil {
-			return nil, err
-		}
-		form.Set("actor_token", actor)
-		form.Set("actor_token_type", cmp.Or(t.ActorType, accessTokenType))
+	if t.Actor == nil {
+		return form, nil
 	}
-	if t.RequestedType != "" {
-		form.Set("requested_token_type", t.RequestedType)
+	actor, err := assertion(ctx, "TokenExchange.Actor", t.Actor)
+	if err != nil {
+		return nil, err
 	}
-	return t.Endpoint.Exchange(ctx, form)
+	form.Set("actor_token", actor)
+	form.Set("actor_token_type", cmp.Or(t.ActorType, accessTokenType))
+	return form, nil
 }
 
 func (t *TokenExchange) fingerprint() []string {
-	return t.Endpoint.fingerprint("token-exchange", t.Scopes)
+	return t.Endpoint.fingerprint("token-exchange "+t.RequestedType, t.Scopes)
 }
 
 // String tells the endpoint, no secret.

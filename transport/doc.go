@@ -6,6 +6,8 @@
 //
 //	client := &http.Client{Transport: &transport.Auth{Source: source}}
 //
+// [DPoP] goes below it where tokens are bound to a key.
+//
 // The rest is for those who want to know why a response was refused:
 // [Challenges] reads what the server demands, [Unauthorized] and
 // [UnauthorizedOrForbidden] are the rules that Auth may go by, and [Error] tells

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -12,11 +13,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/tokentripper/tokentripper/internal/jws"
 	"github.com/tokentripper/tokentripper/internal/origin"
+	"github.com/tokentripper/tokentripper/internal/proof"
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
 
@@ -57,14 +60,14 @@ type DPoP struct {
 // RoundTrip sends the request with a proof, and once more if the server wants
 // its nonce in there. An error of the key is of type [*Error].
 func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL == nil || len(req.Header["Dpop"]) > 0 {
+	if req.URL == nil || hasHeader(req, "DPoP") {
 		return answered(d.base(), req, req)
 	}
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
 	nonce := d.nonces.of(req)
 	resp, err := d.send(req, body.First(req), req.Trailer, nonce)
-	if err != nil || !wantsNonce(resp, nonce) || !body.Hold(req) {
+	if err != nil || !wantsNonce(req, resp, nonce) || !body.Hold(req) {
 		body.Release()
 		return resp, err
 	}
@@ -78,14 +81,15 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // send sends a copy of the request with a proof.
 func (d *DPoP) send(req *http.Request, body io.ReadCloser, trailer http.Header, nonce string) (*http.Response, error) {
-	proof, err := d.proof(req, nonce)
+	text, err := d.proof(req, nonce)
 	if err != nil {
 		if body != nil {
 			body.Close()
 		}
 		return nil, &Error{Err: err}
 	}
-	resp, err := answered(d.base(), req, withHeader(req, body, trailer, "Dpop", proof))
+	proof.Sent(req.Context())
+	resp, err := answered(d.base(), req, withHeader(req, body, trailer, "Dpop", text))
 	if err == nil {
 		d.nonces.learn(req, resp)
 	}
@@ -97,10 +101,14 @@ func (d *DPoP) proof(req *http.Request, nonce string) (string, error) {
 	if err := d.init(); err != nil {
 		return "", err
 	}
+	htu, err := target(req)
+	if err != nil {
+		return "", err
+	}
 	claims := jwt.MapClaims{
 		"jti": rand.Text(),
 		"htm": req.Method,
-		"htu": target(req),
+		"htu": htu,
 		"iat": time.Now().Unix(),
 	}
 	if req.Method == "" {
@@ -112,11 +120,11 @@ func (d *DPoP) proof(req *http.Request, nonce string) (string, error) {
 	if token, ok := boundToken(req); ok {
 		claims["ath"] = jws.Hash(token)
 	}
-	proof, err := d.signer.Sign(map[string]any{"typ": "dpop+jwt", "jwk": d.jwk}, claims)
+	text, err := d.signer.Sign(map[string]any{"typ": "dpop+jwt", "jwk": d.jwk}, claims)
 	if err != nil {
 		return "", fmt.Errorf("DPoP.Key: %w", err)
 	}
-	return proof, nil
+	return text, nil
 }
 
 func (d *DPoP) init() error {
@@ -153,34 +161,35 @@ func boundToken(req *http.Request) (string, bool) {
 
 // target is htu: the target URI as the server sees it, without query and
 // fragment, normalised as origins are.
-func target(req *http.Request) string {
+func target(req *http.Request) (string, error) {
 	u := *req.URL
 	if req.Host != "" {
 		u.Host = req.Host
 	}
+	if u.Opaque != "" || strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return "", errors.New("a proof needs a URL that is not opaque, and whose host is in ASCII")
+	}
 	o := origin.Of(&u)
 	path, _, _ := strings.Cut(u.RequestURI(), "?")
-	return o.Scheme + "://" + o.Host + path
+	return o.Scheme + "://" + o.Host + path, nil
 }
 
 // wantsNonce reports whether the response refuses the proof because it lacks the
-// nonce that comes with the response (sections 8 and 9).
-func wantsNonce(resp *http.Response, sent string) bool {
+// nonce that comes with the response: an API says so in a challenge (section 9),
+// an authorization server in the body (section 8).
+func wantsNonce(req *http.Request, resp *http.Response, sent string) bool {
 	if nonce := nonceOf(resp); nonce == "" || nonce == sent {
 		return false
 	}
-	switch resp.StatusCode {
-	case http.StatusUnauthorized:
+	if resp.StatusCode == http.StatusUnauthorized {
 		for _, c := range Challenges(resp) {
 			if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == useNonce {
 				return true
 			}
 		}
-		return errorCode(resp) == useNonce
-	case http.StatusBadRequest:
-		return errorCode(resp) == useNonce
 	}
-	return false
+	_, api := boundToken(req)
+	return !api && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnauthorized) && errorCode(resp) == useNonce
 }
 
 const useNonce = "use_dpop_nonce"

@@ -17,10 +17,12 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -542,6 +544,100 @@ func (a *boundAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(401)
 	http.NewResponseController(w).Flush()
 	io.Copy(io.Discard, r.Body) // or net/http may panic: it hits the end only after the handler
+}
+
+// early answers attempts in turn: it reads so much of the body, and closes it, if it refuses.
+type early struct {
+	answers []earlyAnswer
+	rest    chan string
+}
+
+type earlyAnswer struct {
+	reads     int64
+	challenge string // none: the rest of the body is read after the answer
+}
+
+func (e *early) RoundTrip(req *http.Request) (*http.Response, error) {
+	a := e.answers[0]
+	e.answers = e.answers[1:]
+	io.CopyN(io.Discard, req.Body, a.reads)
+	if a.challenge == "" {
+		go func() {
+			rest, err := io.ReadAll(req.Body)
+			req.Body.Close()
+			e.rest <- fmt.Sprint(string(rest), err)
+		}()
+		return bodyAnswer(200, strings.NewReader("")), nil
+	}
+	req.Body.Close()
+	resp := bodyAnswer(401, strings.NewReader(""))
+	resp.Header.Set("WWW-Authenticate", a.challenge)
+	if a.challenge == needsNonce {
+		resp.Header.Set("DPoP-Nonce", fmt.Sprint(len(e.answers)))
+	}
+	return resp, nil
+}
+
+const (
+	needsNonce = `DPoP error="use_dpop_nonce"`
+	needsToken = `DPoP error="invalid_token"`
+)
+
+func TestNoPartOfABodyIsMissingWhateverTheOrderOfRefusals(t *testing.T) {
+	for name, answers := range map[string][]earlyAnswer{
+		"nonce":               {{8, needsNonce}, {0, ""}},
+		"token":               {{8, needsToken}, {0, ""}},
+		"nonce, token":        {{4, needsNonce}, {8, needsToken}, {0, ""}},
+		"token, nonce":        {{4, needsToken}, {8, needsNonce}, {0, ""}},
+		"nonce, token, nonce": {{4, needsNonce}, {6, needsToken}, {10, needsNonce}, {0, ""}},
+		"less each time":      {{12, needsNonce}, {8, needsToken}, {4, needsNonce}, {0, ""}},
+		"nothing":             {{0, needsToken}, {0, needsNonce}, {0, ""}},
+		"to the end":          {{16, needsNonce}, {16, needsToken}, {16, needsNonce}, {0, ""}},
+	} {
+		tokens := 0
+		source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+			tokens++
+			return &tokensource.Token{AccessToken: fmt.Sprint("token-", tokens), TokenType: "DPoP"}, nil
+		})
+		base := &early{answers: answers, rest: make(chan string, 1)}
+		auth := &transport.Auth{Source: source, Base: &transport.DPoP{Key: edKey, Base: base}}
+		body := &bodyOf{Reader: strings.NewReader("0123456789abcdef")}
+		closedOnce(t, body)
+		getsStatus(t, auth, postBody(t, "https://api.example", body), 200)
+		if got := <-base.rest; got != "0123456789abcdef<nil>" {
+			t.Errorf("%s: the server got %q", name, got)
+		}
+	}
+}
+
+func TestAnAPIsRefusalIsNotReadForANonce(t *testing.T) {
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		resp := bodyAnswer(400, iotest.ErrReader(errors.New("read")))
+		resp.Header.Set("Content-Type", "application/json")
+		resp.Header.Set("DPoP-Nonce", "n")
+		return resp, nil
+	})
+	token := &tokensource.Token{AccessToken: "a", TokenType: "DPoP"}
+	auth := &transport.Auth{Source: tokensource.Static(token), Base: &transport.DPoP{Key: p256, Base: base}}
+	resp, err := auth.RoundTrip(postBody(t, "https://api.example", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := resp.Body.Read(make([]byte, 1)); err == nil || err.Error() != "read" {
+		t.Errorf("got %v, want the first read to be the caller's", err)
+	}
+}
+
+func TestAURLWhoseTargetNobodyKnowsIsAnError(t *testing.T) {
+	for _, u := range []*url.URL{
+		{Scheme: "https", Host: "bücher.example", Path: "/"},
+		{Scheme: "https", Host: "api.example", Opaque: "//api.example/a"},
+	} {
+		_, err := (&transport.DPoP{Key: p256, Base: unsent(t)}).RoundTrip(&http.Request{URL: u})
+		if _, is := errors.AsType[*transport.Error](err); !is || !strings.Contains(err.Error(), "in ASCII") {
+			t.Errorf("%v: got %v, want an Error that tells why", u, err)
+		}
+	}
 }
 
 func BenchmarkProof(b *testing.B) {

@@ -14,10 +14,8 @@ func (a *Auth) carries(req *http.Request) (bool, error) {
 	if req.URL == nil {
 		return false, nil
 	}
-	for name := range req.Header {
-		if strings.EqualFold(name, "Authorization") {
-			return false, nil
-		}
+	if hasHeader(req, "Authorization") {
+		return false, nil
 	}
 	ok, err := a.allowed(req)
 	if !ok || err != nil {
@@ -27,6 +25,16 @@ func (a *Auth) carries(req *http.Request) (bool, error) {
 		return false, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
 	}
 	return true, nil
+}
+
+// hasHeader reports whether the caller has set a header, in whatever case.
+func hasHeader(req *http.Request, name string) bool {
+	for have := range req.Header {
+		if strings.EqualFold(have, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *Auth) allowed(req *http.Request) (bool, error) {

@@ -15,8 +15,9 @@ import (
 // Unauthorized reports whether the response refuses the token: its status is
 // 401, and no Bearer or DPoP challenge carries an error that another token
 // cannot cure: insufficient_scope, invalid_request (RFC 6750 section 3.1),
-// insufficient_user_authentication (RFC 9470) or use_dpop_nonce (RFC 9449
-// section 9). It is what [Auth] does by default.
+// insufficient_user_authentication (RFC 9470), insufficient_claims (a claims
+// challenge of Microsoft's) or use_dpop_nonce (RFC 9449 section 9). It is what
+// [Auth] does by default.
 func Unauthorized(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusUnauthorized && curable(resp)
 }
@@ -34,7 +35,7 @@ func curable(resp *http.Response) bool {
 			continue
 		}
 		switch c.Params["error"] {
-		case "insufficient_scope", "insufficient_user_authentication", "invalid_request", useNonce:
+		case "insufficient_scope", "insufficient_user_authentication", "insufficient_claims", "invalid_request", useNonce:
 			return false
 		}
 	}

@@ -96,9 +96,13 @@ func of(public crypto.PublicKey) (name, kind string, err error) {
 		return "RS256", kind, nil
 	case *ecdsa.PublicKey:
 		for _, name := range []string{"ES256", "ES384", "ES512"} {
-			if algorithms[name].curve == p.Curve {
-				return name, "a " + p.Curve.Params().Name + " key", nil
+			if algorithms[name].curve != p.Curve {
+				continue
 			}
+			if _, err := p.Bytes(); err != nil {
+				return "", "", errors.New("the key is not a point of its curve")
+			}
+			return name, "a " + p.Curve.Params().Name + " key", nil
 		}
 		return "", "", errors.New("the curve of the key is none of P-256, P-384 and P-521")
 	case ed25519.PublicKey:
@@ -122,7 +126,7 @@ type method struct{ *Signer }
 
 // Sign returns the signature of text as RFC 7518 section 3 writes it.
 func (m method) Sign(text string, _ any) ([]byte, error) {
-	signature, err := crypto.SignMessage(m.key, rand.Reader, []byte(text), m.opts)
+	signature, err := m.ask(text)
 	if err != nil {
 		return nil, fmt.Errorf("the key did not sign: %w", err)
 	}
@@ -139,4 +143,14 @@ func (m method) Sign(text string, _ any) ([]byte, error) {
 	der.R.FillBytes(raw[:m.size])
 	der.S.FillBytes(raw[m.size:])
 	return raw, nil
+}
+
+// ask asks the key. One that lacks its private half may panic.
+func (m method) ask(text string) (signature []byte, err error) {
+	defer func() {
+		if recover() != nil {
+			signature, err = nil, errors.New("it panicked")
+		}
+	}()
+	return crypto.SignMessage(m.key, rand.Reader, []byte(text), m.opts)
 }

@@ -7,7 +7,8 @@
 // was kept and then the rest; [Body.Close] gives up.
 //
 // Owners nest: one below another that sends an attempt a second time goes on
-// with the same recording. Which attempt is the last only the outermost knows.
+// with the same recording, which is kept up for as long as one of them can
+// need it.
 package replay
 
 import (
@@ -35,8 +36,9 @@ type Limits struct {
 // work on the request.
 type Body struct {
 	*recording
-	first  *attempt
-	nested bool // first is an attempt of another owner, which decides
+	first   *attempt
+	nested  bool // first is an attempt of another owner
+	settled bool // this owner needs the recording no more
 }
 
 // A recording is a caller's request body and what was read of it.
@@ -52,8 +54,8 @@ type recording struct {
 
 	mu      sync.Mutex // guards what follows and the attempts
 	cond    sync.Cond  // signalled when any of it changes
-	live    *attempt   // the one that may read and, once decided, closes src
-	decided bool       // live is the last attempt: nothing more is kept
+	live    *attempt   // the one that may read and, if it is the last, closes src
+	owners  int        // that may send another attempt; zero: live is the last, nothing more is kept
 	held    bool       // live waits before its next Read
 	reading bool       // a Read of src is in progress, perhaps by an attempt that was cut off
 	end     error      // what src ended with
@@ -74,12 +76,15 @@ func New(req *http.Request, limits Limits, budget *Budget) *Body {
 		return nil
 	}
 	if a, ok := req.Body.(*attempt); ok {
+		a.body.mu.Lock()
+		defer a.body.mu.Unlock()
+		a.body.owners++
 		return &Body{recording: a.body, first: a, nested: true}
 	}
 	if limits.Body <= 0 {
 		return nil
 	}
-	b := &recording{src: req.Body, limits: limits, budget: budget}
+	b := &recording{src: req.Body, limits: limits, budget: budget, owners: 1}
 	if len(req.TransferEncoding) == 0 { // else net/http goes by that alone
 		b.length = req.ContentLength
 	}
@@ -109,6 +114,9 @@ func (b *Body) Hold(req *http.Request) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.nested && b.live != b.first {
+		return false // its owner has replaced it already
+	}
 	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
 	return b.held
 }
@@ -120,14 +128,11 @@ func (b *Body) Release() {
 	}
 	b.mu.Lock()
 	b.held = false
-	if b.nested {
-		b.cond.Broadcast()
-		b.mu.Unlock()
-		return
+	b.settle()
+	if b.owners == 0 {
+		b.drop()
 	}
-	b.decided = true
-	b.drop()
-	closeNow := b.live.closed
+	closeNow := b.owners == 0 && b.live != nil && b.live.closed
 	b.cond.Broadcast()
 	b.mu.Unlock()
 	if closeNow {
@@ -165,7 +170,8 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 	defer b.mu.Unlock()
 	sent := b.live.whole()
 	b.live = &attempt{body: b.recording, trailer: maps.Clone(b.names)}
-	b.held, b.decided = false, !b.nested
+	b.held = false
+	b.settle()
 	b.cond.Broadcast()
 	return Next{b.live, b.live.trailer, sent, b.reading}, nil
 }
@@ -177,7 +183,7 @@ func (b *Body) Close() {
 		return
 	}
 	b.mu.Lock()
-	b.live, b.held, b.decided = nil, false, true
+	b.live, b.held, b.owners, b.settled = nil, false, 0, true
 	b.drop()
 	b.cond.Broadcast()
 	b.mu.Unlock()
@@ -190,17 +196,23 @@ func (b *Body) Done() {
 	if b == nil {
 		return
 	}
-	if b.nested {
-		b.Release()
-		return
-	}
 	b.mu.Lock()
-	b.done = true
-	b.giveBack()
-	decided := b.decided
+	if !b.nested {
+		b.done = true
+		b.giveBack()
+	}
+	settled := b.settled
 	b.mu.Unlock()
-	if !decided {
+	if !settled {
 		b.Release()
+	}
+}
+
+// settle notes that this owner sends no other attempt; b.mu is held.
+func (b *Body) settle() {
+	if !b.settled {
+		b.settled = true
+		b.owners--
 	}
 }
 
@@ -301,7 +313,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b.reading = false
 	b.end = err
 	cut := b.live != a
-	if !b.dropped && (cut || !b.decided) && !b.keep(p[:n], cut || b.held) {
+	if !b.dropped && (cut || b.owners > 0) && !b.keep(p[:n], cut || b.held) {
 		b.drop()
 	}
 	if cut {
@@ -341,7 +353,7 @@ func (a *attempt) Close() error {
 	b := a.body
 	b.mu.Lock()
 	a.closed = true
-	last := b.decided && b.live == a
+	last := b.owners == 0 && b.live == a
 	b.cond.Broadcast()
 	b.mu.Unlock()
 	if last {
@@ -386,7 +398,10 @@ func (b *recording) grow(force bool) bool {
 }
 
 func (b *recording) drop() {
-	b.chunks, b.size, b.dropped = nil, 0, true
+	b.dropped = true
+	if b.live == nil || b.live.read >= b.size { // else it has yet to read the rest of them
+		b.chunks, b.size = nil, 0
+	}
 	b.giveBack()
 }
 
