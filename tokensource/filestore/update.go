@@ -1,0 +1,212 @@
+//go:build unix
+
+package filestore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+)
+
+// An update is one call of Update, which has the lock.
+type update struct {
+	ctx  context.Context
+	dir  string
+	lock *flock.Flock
+
+	mu    sync.Mutex            // guards what follows: nobody keeps fn from calling save later
+	over  bool                  // the lock is gone
+	value []byte                // what the file has
+	next  *renameio.PendingFile // room for the next value; nil after a save
+}
+
+// begin locks the directory of a key, and prepares a save.
+func begin(ctx context.Context, dir string) (*update, error) {
+	// A Flock of its own: goroutines that share one do not exclude each other.
+	u := &update{ctx: ctx, dir: dir}
+	u.lock = flock.New(u.path(lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR))
+	locked, err := u.lock.TryLock()
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if !locked {
+		return nil, errLocked
+	}
+	if err := u.prepare(); err != nil {
+		u.end()
+		return nil, err
+	}
+	return u, nil
+}
+
+func (u *update) prepare() (err error) {
+	if err := u.sweep(); err != nil {
+		return err
+	}
+	if u.value, err = read(u.path(tokenFile)); err != nil {
+		return err
+	}
+	return u.reserve()
+}
+
+// end gives the lock back.
+func (u *update) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.over = true
+	u.drop()
+	u.lock.Close()
+}
+
+// sweep removes what processes that were killed have left behind.
+func (u *update) sweep() error {
+	entries, err := os.ReadDir(u.dir)
+	if err != nil {
+		return wrap(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), pendingPrefix) {
+			if err := os.Remove(u.path(e.Name())); err != nil {
+				return wrap(err)
+			}
+		}
+	}
+	return nil
+}
+
+// pendingPrefix is how renameio names the file that will replace another.
+const pendingPrefix = "." + tokenFile
+
+// reserved is room for any value but an unusual one.
+const reserved = 16 << 10
+
+// reserve makes a file for the next value and fills it, so that a full disk, a
+// quota or a read-only file system shows before fn is called.
+func (u *update) reserve() error {
+	next, err := renameio.NewPendingFile(u.path(tokenFile), renameio.WithTempDir(u.dir), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return wrap(err)
+	}
+	u.next = next
+	if _, err := next.Write(make([]byte, max(reserved, 2*len(u.value)))); err != nil {
+		u.drop()
+		return wrap(err)
+	}
+	return nil
+}
+
+// drop removes the file for the next value, if there is one.
+func (u *update) drop() {
+	if u.next != nil {
+		u.next.Cleanup()
+		u.next = nil
+	}
+}
+
+// save replaces the value.
+func (u *update) save(value []byte) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.lost(); err != nil {
+		return err
+	}
+	if u.next == nil {
+		if err := u.reserve(); err != nil {
+			return err
+		}
+	}
+	defer u.drop()
+	if err := replace(u.next, value); err != nil {
+		return wrap(err)
+	}
+	u.value = append([]byte{}, value...)
+	return syncDir(u.dir)
+}
+
+// replace writes over what was reserved, for which there is room.
+func replace(next *renameio.PendingFile, value []byte) error {
+	if _, err := next.WriteAt(value, 0); err != nil {
+		return err
+	}
+	if err := next.Truncate(int64(len(value))); err != nil {
+		return err
+	}
+	return next.CloseAtomicallyReplace()
+}
+
+// lost tells why the value may not be replaced any more: somebody may have
+// removed the lock or changed the value by hand.
+func (u *update) lost() error {
+	if u.over {
+		return errLocked
+	}
+	if err := u.ctx.Err(); err != nil {
+		return err
+	}
+	locked, err := u.lock.Stat()
+	if err != nil {
+		return wrap(err)
+	}
+	present, err := os.Stat(u.path(lockFile))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(locked, present) {
+		return errLocked
+	}
+	if err != nil {
+		return wrap(err)
+	}
+	value, err := read(u.path(tokenFile))
+	if err == nil && (!bytes.Equal(value, u.value) || (value == nil) != (u.value == nil)) {
+		return errLocked
+	}
+	return err
+}
+
+func (u *update) path(name string) string { return filepath.Join(u.dir, name) }
+
+// read returns what a file holds, nil if there is none. It refuses one that
+// others could have read.
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, wrap(err)
+	case info.Mode()&0o077 != 0:
+		return nil, fmt.Errorf("filestore: %s has mode %04o: others can read or write it", path, info.Mode().Perm())
+	}
+	value, err := io.ReadAll(f)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return value, nil
+}
+
+// syncDir makes a rename, or a new name, survive a crash of the machine.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return wrap(err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return wrap(err)
+	}
+	return nil
+}

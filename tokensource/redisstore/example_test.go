@@ -1,0 +1,56 @@
+package redisstore_test
+
+import (
+	"context"
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/redisstore"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+// Many processes act for a user who logged in once. Each refresh token works
+// once, so one of them refreshes and the others read its token in Redis.
+func Example() {
+	client := redis.NewClient(&redis.Options{Addr: "redis.internal:6379", Password: os.Getenv("REDIS_PASSWORD")})
+	defer client.Close()
+
+	tokens := &tokensource.Cache{Source: &tokensource.Stored{
+		Source: &tokensource.RefreshToken{
+			Endpoint:     tokensource.Endpoint{URL: "https://auth.example.com/token", ClientID: "reports"},
+			RefreshToken: os.Getenv("REFRESH_TOKEN"), // what the login gave
+		},
+		Store: &redisstore.Store{Client: client, Prefix: "reports:"},
+		Key:   "user-1234",
+	}}
+	api := &http.Client{Transport: &transport.Auth{Source: tokens}}
+
+	resp, err := api.Get("https://api.example.com/reports")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+}
+
+// Redis and its backups need not see the tokens. The key comes from wherever
+// the program's secrets do.
+func ExampleStore_encrypted() {
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"redis-1.internal:6379", "redis-2.internal:6379"}})
+	defer client.Close()
+	key := make([]byte, 32) // stands for 32 random bytes
+
+	tokens := &tokensource.Cache{Source: &tokensource.Stored{
+		Source: &tokensource.ClientCredentials{
+			Endpoint: tokensource.Endpoint{URL: "https://auth.example.com/token", ClientID: "reports", ClientSecret: os.Getenv("CLIENT_SECRET")},
+		},
+		Store:    &tokensource.Encrypted{Store: &redisstore.Store{Client: client}, Keys: [][]byte{key}},
+		Key:      "reports",
+		Unshared: true, // without Redis, each process obtains a token of its own
+	}}
+	if _, err := tokens.Token(context.Background(), nil); err != nil {
+		log.Fatal(err)
+	}
+}

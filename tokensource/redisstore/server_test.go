@@ -1,0 +1,178 @@
+//go:build unix
+
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/tokensource/redisstore"
+)
+
+// A server is a real Redis on the loopback interface.
+type server struct {
+	t    testing.TB
+	dir  string
+	port int
+	args []string
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when cmd has ended
+}
+
+// newServer starts a Redis with the arguments, and ends it with the test.
+func newServer(t testing.TB, args ...string) *server {
+	t.Helper()
+	s := &server{t: t, dir: tempDir(t), args: args}
+	for range 5 { // another may take the port
+		s.port = freePort()
+		if s.start() == nil {
+			return s
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+	t.Fatalf("redis-server does not start: %s", log)
+	return nil
+}
+
+// binary is the path of a program of Redis. Without it, tests are skipped, but
+// not in CI.
+func binary(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+	return ""
+}
+
+// tempDir is short enough a path, and may still be written to when it is removed.
+func tempDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "redisstore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// freePort is below the ports that the system hands out, so that it is still
+// free when a server starts again. So is the one of a cluster's bus, 10000 above.
+func freePort() int {
+	for {
+		port := 10_000 + rand.IntN(12_000)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// start starts the server, again if it was stopped, and waits until it answers.
+func (s *server) start() error {
+	s.t.Helper()
+	args := []string{
+		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir, "--save", "",
+		"--logfile", filepath.Join(s.dir, "log"), "--repl-diskless-sync-delay", "0",
+	}
+	s.cmd = exec.Command(binary(s.t, "redis-server"), append(args, s.args...)...)
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	cmd, gone := s.cmd, make(chan struct{})
+	s.gone = gone
+	go func() {
+		defer close(gone)
+		cmd.Wait()
+	}()
+	s.t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-gone
+	})
+	client := s.client()
+	return s.poll(func() error {
+		if err := client.Ping(context.Background()).Err(); err != nil && !refusesUsers(err) {
+			return err
+		}
+		return nil
+	})
+}
+
+// refusesUsers reports whether the server answers, though with an error.
+func refusesUsers(err error) bool {
+	return redis.HasErrorPrefix(err, "NOAUTH") || redis.HasErrorPrefix(err, "NOPERM")
+}
+
+// poll waits until check succeeds. It fails if the server ends first.
+func (s *server) poll(check func() error) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.gone:
+			return errors.New("the server has ended")
+		case <-limit:
+			return fmt.Errorf("not within 20 s: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// eventually waits until check succeeds.
+func (s *server) eventually(check func() error) {
+	s.t.Helper()
+	if err := s.poll(check); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// signal sends a signal: SIGSTOP and SIGCONT stop the server and let it go on,
+// SIGKILL ends it.
+func (s *server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+	if sig == syscall.SIGKILL {
+		<-s.gone
+	}
+}
+
+func (s *server) restart() {
+	s.t.Helper()
+	if err := s.start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *server) addr() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
+
+// client returns a client of its own, as another process would have.
+func (s *server) client() *redis.Client { return newClient(s.t, &redis.Options{Addr: s.addr()}) }
+
+func newClient(t testing.TB, opt *redis.Options) *redis.Client {
+	client := redis.NewClient(opt)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func (s *server) store() *redisstore.Store { return &redisstore.Store{Client: s.client()} }
