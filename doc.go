@@ -11,14 +11,19 @@
 //     refreshes once for everybody.
 //
 // A third is for tests: [github.com/tokentripper/tokentripper/tokensource/tokentest]
-// runs an authorization server and an API on loopback.
+// runs an authorization server and an API on loopback. A fourth tests the stores
+// of tokens that others write:
+// [github.com/tokentripper/tokentripper/tokensource/storetest].
 //
 //	your code
 //	   │ client.Do(req)
-//	http.Client ──▶ transport.Auth ──▶ any base RoundTripper ──▶ the API
+//	http.Client ──▶ transport.Auth ──▶ (transport.DPoP) ──▶ any base RoundTripper ──▶ the API
 //	                    │ Token(ctx, old)
 //	                    ▼
-//	             tokensource.Cache ──▶ a grant, or your Func ──▶ the token endpoint
+//	             tokensource.Cache ──▶ (tokensource.Stored) ──▶ a grant, or your Func ──▶ the token endpoint
+//
+// Two modules of their own have stores for Stored: tokensource/filestore for the
+// processes of one machine, tokensource/redisstore for many.
 //
 // Newcomers need an Auth, a Cache and one grant: see the example ClientCredentials.
 package tokentripper

@@ -1,6 +1,7 @@
 package tokentripper_test
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,19 +11,19 @@ import (
 )
 
 // A snippet is a block of Go code in the README and the example that it is taken
-// from, which a comment above the block names.
-type snippet struct{ example, code string }
+// from, which a comment above the block names; its file too, if that is not
+// example_test.go.
+type snippet struct{ file, example, code string }
 
 func TestREADMECodeIsTakenFromTheExamples(t *testing.T) {
-	examples := readFile(t, "example_test.go")
 	for _, s := range readmeSnippets(t) {
 		code := s.code
 		if strings.HasPrefix(code, "package main\n") {
 			code = mainBody(t, code)
 		}
-		example := between(examples, "func "+s.example+"() {\n", "\n}\n")
+		example := between(readFile(t, s.file), "func "+s.example+"() {\n", "\n}\n")
 		if example == "" || !strings.Contains(oneLine(example), oneLine(code)) {
-			t.Errorf("%s of example_test.go does not have this of README.md:\n%s", s.example, code)
+			t.Errorf("%s of %s does not have this of README.md:\n%s", s.example, s.file, code)
 		}
 	}
 }
@@ -82,9 +83,9 @@ func TestDocumentsLinkToFilesThatExist(t *testing.T) {
 func readmeSnippets(t *testing.T) (all []snippet) {
 	t.Helper()
 	readme := readFile(t, "README.md")
-	block := regexp.MustCompile("(?s)<!-- (Example_\\w+) -->\n```go\n(.*?)```\n")
+	block := regexp.MustCompile("(?s)<!-- (?:(\\S+) )?(Example\\w+) -->\n```go\n(.*?)```\n")
 	for _, m := range block.FindAllStringSubmatch(readme, -1) {
-		all = append(all, snippet{m[1], m[2]})
+		all = append(all, snippet{cmp.Or(m[1], "example_test.go"), m[2], m[3]})
 	}
 	if n := strings.Count(readme, "```go\n"); n != len(all) || n == 0 {
 		t.Fatalf("%d of the %d blocks of Go code in README.md name their example", len(all), n)
