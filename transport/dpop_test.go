@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -77,14 +76,11 @@ func caught(last **http.Request) roundTripper {
 }
 
 func TestTheThumbprintIsThatOfRFC9449(t *testing.T) {
-	coordinate := func(s string) *big.Int {
-		return new(big.Int).SetBytes(must(base64.RawURLEncoding.DecodeString(s)))
+	point := []byte{4}
+	for _, coordinate := range []string{"l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs", "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"} {
+		point = append(point, must(base64.RawURLEncoding.DecodeString(coordinate))...)
 	}
-	key := shownKey{&ecdsa.PublicKey{
-		Curve: elliptic.P256(),
-		X:     coordinate("l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs"),
-		Y:     coordinate("9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"),
-	}}
+	key := shownKey{must(ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point))}
 	got, err := (&transport.DPoP{Key: key}).Thumbprint()
 	if want := "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"; got != want || err != nil {
 		t.Errorf("got %s, %v, want %s", got, err, want)
