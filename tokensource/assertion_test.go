@@ -146,7 +146,7 @@ func TestAGrantThatDPoPSendsAgainHasANewAssertion(t *testing.T) {
 		return http.ReadResponse(bufio.NewReader(strings.NewReader(reply)), req)
 	})
 	e := tokensource.Endpoint{URL: "https://login.example.com", Client: &http.Client{Transport: &transport.DPoP{Key: testP256(), Base: base}}}
-	tok, err := (&tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testP256()}}).Token(t.Context(), nil)
+	tok, err := (&tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testP256(), Audience: []string{"aud"}}}).Token(t.Context(), nil)
 	wantToken(t, tok, err, "a")
 	if len(seen) != 2 || seen[0] == seen[1] {
 		t.Errorf("got the assertions %q, want two different ones", seen)
@@ -177,7 +177,7 @@ func TestATokenRequestMayBeSentFromManyGoroutines(t *testing.T) {
 		return http.ReadResponse(bufio.NewReader(strings.NewReader("HTTP/1.1 200 OK\r\n\r\n{\"access_token\":\"a\"}")), req)
 	})
 	e := tokensource.Endpoint{URL: "https://login.example.com", Client: &http.Client{Transport: base}}
-	e.ClientAssertion = &tokensource.SignedJWT{Key: testP256()}
+	e.ClientAssertion = &tokensource.SignedJWT{Key: testP256(), Audience: []string{"aud"}}
 	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
 	wantToken(t, tok, err, "a")
 }
@@ -239,7 +239,7 @@ func TestAnAssertionThatDoesNotComeIsToldAndNothingIsSent(t *testing.T) {
 		"tokensource: access_token is empty":         tokensource.Static(&Token{RefreshToken: "rt"}),
 		"it has expired":                             tokensource.Static(&Token{AccessToken: "at", Expiry: time.Now()}),
 		"context canceled":                           failing(context.Canceled),
-		"tokensource: SignedJWT.Key: the key is nil": &tokensource.SignedJWT{},
+		"tokensource: SignedJWT.Key: the key is nil": &tokensource.SignedJWT{Audience: []string{"aud"}},
 		"tokensource: access_token has the byte 0x20, which no header may carry": tokensource.Static(&Token{AccessToken: "a b"}),
 	} {
 		for field, source := range borrowing(srv, s) {
@@ -251,6 +251,20 @@ func TestAnAssertionThatDoesNotComeIsToldAndNothingIsSent(t *testing.T) {
 	}
 	if n := srv.Counts().TokenRequests; n != 0 {
 		t.Errorf("got %d token requests, want none", n)
+	}
+}
+
+func TestAnAssertionWithoutAudienceIsAnErrorThatNamesTheField(t *testing.T) {
+	s := &tokensource.SignedJWT{Key: testP256(), Issuer: "a", Subject: "a"}
+	srv := trusting(t)
+	for field, source := range borrowing(srv, s) {
+		if strings.HasPrefix(field, "TokenExchange.") {
+			continue // a subject token need not be an assertion
+		}
+		_, err := source.Token(t.Context(), nil)
+		if want := "tokensource: " + field + ": SignedJWT.Audience is empty, and an assertion needs one"; err == nil || err.Error() != want {
+			t.Errorf("got %v, want: %s", err, want)
+		}
 	}
 }
 
@@ -432,8 +446,8 @@ func TestAWrongLocalClockIsToldWhenAnAssertionIsRefused(t *testing.T) {
 				var code string
 				fmt.Sscan(reply, &status, &code)
 				e := dated(skew, status, fmt.Sprintf(`{"error":%q}`, code))
-				jwtBearer := &tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testEd()}}
-				e.ClientAssertion = &tokensource.SignedJWT{Key: testEd()}
+				jwtBearer := &tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}}
+				e.ClientAssertion = &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}
 				for _, source := range []tokensource.Source{jwtBearer, &tokensource.RefreshToken{Endpoint: e, RefreshToken: "rt"}} {
 					tok, err := source.Token(t.Context(), nil)
 					wantEndpointError(t, tok, err, "tokensource: the token endpoint answered "+reply+want)
@@ -449,7 +463,7 @@ func TestTheClockIsNotBlamedWithoutAnAssertionOrADate(t *testing.T) {
 	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_client")
 
 	e = endpointReply(400, http.Header{"Date": {"yesterday"}}, `{"error":"invalid_client"}`)
-	e.ClientAssertion = &tokensource.SignedJWT{Key: testEd()}
+	e.ClientAssertion = &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}
 	tok, err = (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
 	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_client")
 }
@@ -460,7 +474,7 @@ func TestTheClockOfARealServerIsCompared(t *testing.T) {
 		w.WriteHeader(400)
 		io.WriteString(w, `{"error":"invalid_client"}`)
 	})
-	e := tokensource.Endpoint{URL: srv.URL, ClientAssertion: &tokensource.SignedJWT{Key: testEd()}}
+	e := tokensource.Endpoint{URL: srv.URL, ClientAssertion: &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}}
 	_, err := e.Exchange(t.Context(), anyGrant)
 	if err == nil || !strings.Contains(err.Error(), "400 invalid_client: the local clock is 1h0m") || !strings.HasSuffix(err.Error(), "s ahead of the server's") {
 		t.Errorf("got %v, want it to say that the local clock is an hour ahead", err)
@@ -514,7 +528,7 @@ func TestAnExchangeSendsWhatItsFieldsSay(t *testing.T) {
 func TestARefusedAssertionIsToldInTheServersWordsAndAsksForNoLogin(t *testing.T) {
 	srv := trusting(t)
 	for why, s := range map[string]*tokensource.SignedJWT{
-		"aud is not this server": {Key: testP256(), Issuer: "idp", Subject: "alice"},
+		"aud is not this server": {Key: testP256(), Issuer: "idp", Subject: "alice", Audience: []string{"https://elsewhere.example"}},
 		"no iss":                 assertionFor(srv, "", "alice"),
 		"no sub":                 assertionFor(srv, "idp", ""),
 		"no trusted key has made the signature with this alg": {Key: testEd(), Issuer: "idp", Subject: "alice", Audience: []string{srv.URL}},

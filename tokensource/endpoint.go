@@ -126,7 +126,7 @@ func (e Endpoint) form(ctx context.Context, grant grant) (url.Values, error) {
 	if e.ClientSecret != "" {
 		return nil, errors.New("tokensource: Endpoint.ClientAssertion and Endpoint.ClientSecret exclude each other")
 	}
-	text, err := assertion(ctx, "Endpoint.ClientAssertion", e.ClientAssertion)
+	text, err := ownAssertion(ctx, "Endpoint.ClientAssertion", e.ClientAssertion)
 	if err != nil {
 		return nil, err
 	}

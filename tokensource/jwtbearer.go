@@ -31,7 +31,7 @@ type JWTBearer struct {
 // to the Cache in there.
 func (j *JWTBearer) Token(ctx context.Context, old *Token) (*Token, error) {
 	return j.Endpoint.exchange(ctx, func(ctx context.Context) (url.Values, error) {
-		assertion, err := assertion(ctx, "JWTBearer.Assertion", j.Assertion)
+		assertion, err := ownAssertion(ctx, "JWTBearer.Assertion", j.Assertion)
 		if err != nil {
 			return nil, err
 		}
@@ -53,6 +53,14 @@ func (j JWTBearer) Format(s fmt.State, verb rune) { io.WriteString(s, j.String()
 
 // MarshalText returns [JWTBearer.String], so that JSON, XML and slog show no secret.
 func (j JWTBearer) MarshalText() ([]byte, error) { return []byte(j.String()), nil }
+
+// ownAssertion is assertion for one that RFC 7523 section 3 has rules for.
+func ownAssertion(ctx context.Context, field string, source Source) (string, error) {
+	if s, ok := source.(*SignedJWT); ok && len(s.Audience) == 0 {
+		return "", fmt.Errorf("tokensource: %s: SignedJWT.Audience is empty, and an assertion needs one", field)
+	}
+	return assertion(ctx, field, source)
+}
 
 // assertion asks the Source in a field for what a token request shall carry.
 func assertion(ctx context.Context, field string, source Source) (string, error) {
