@@ -409,11 +409,21 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 	}
 	c.mu.Lock()
 	c.reset(token, nil)
+	epoch := c.epoch
 	c.mu.Unlock()
-	if s, ok := c.Source.(setter); ok {
-		return s.Set(ctx, token)
+	s, ok := c.Source.(setter)
+	if !ok {
+		return nil
 	}
-	return nil
+	err := s.Set(ctx, token)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && c.epoch == epoch && c.current != nil { // ask soon, so that Source may save it
+		now := time.Now()
+		c.earlyAt = now.Add(unsavedPause)
+		c.publish(now)
+	}
+	return err
 }
 
 // Replace makes next the current token if old still is, and nothing is about to
@@ -470,15 +480,14 @@ func (c *Cache) Forget(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	if err := s.Forget(ctx); err != nil {
-		return err
-	}
+	err := s.Forget(ctx)
+	_, stored := s.(*Stored) // remembers it even so, and saves it with the next call
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.epoch == epoch {
+	if c.epoch == epoch && (err == nil || stored) {
 		c.final = nil
 	}
-	return nil
+	return err
 }
 
 // reset begins anew with token, or with the reason why there is none; c.mu is held.

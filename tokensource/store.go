@@ -48,8 +48,6 @@ type StoreError struct {
 
 	// Err tells why.
 	Err error
-
-	of *Stored // whose store: a Source may be, or have, another
 }
 
 const opLoad, opUpdate, opSave, opDecode = "load", "update", "save", "decode"

@@ -86,11 +86,17 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 		token, err = s.look(ctx, key, old)
 		return err
 	})
-	if failure, ok := errors.AsType[*StoreError](err); ok && failure.of == s && failure.Op != opDecode {
+	if failed, ok := err.(asked); ok {
+		return nil, failed.error
+	}
+	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode {
 		return s.without(ctx, old, err)
 	}
 	return token, err
 }
+
+// asked is an error of Source, which may look like one of Store, but is not.
+type asked struct{ error }
 
 // look returns what the Store has, if that will do, or locks it and obtains a token.
 func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
@@ -101,7 +107,7 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, s.failure(opLoad, key, err)
+		return nil, &StoreError{opLoad, key, err}
 	}
 	if err := s.learn(key, value); err != nil {
 		return nil, err
@@ -110,7 +116,7 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 	if token != nil || err != nil && err != errUnsaved {
 		return token, err
 	}
-	err = s.locked(ctx, key, func(lock context.Context, save func([]byte) error) error {
+	err = s.locked(ctx, key, s.timeout()+saveTime, func(lock context.Context, save func([]byte) error) error {
 		t, base, err := s.known(old) // another may have been faster
 		if t == nil && err == nil {
 			t, err = s.exchange(lock, key, base, save)
@@ -122,9 +128,9 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 }
 
 // locked calls fn with the lock of key, once nothing is unsaved. The context
-// that fn gets lives as long as the lock, whatever becomes of ctx.
-func (s *Stored) locked(ctx context.Context, key string, fn func(context.Context, func([]byte) error) error) error {
-	lock, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout()+saveTime)
+// that fn gets lives as long as the lock does, whatever becomes of ctx.
+func (s *Stored) locked(ctx context.Context, key string, life time.Duration, fn func(context.Context, func([]byte) error) error) error {
+	lock, cancel := context.WithTimeout(context.WithoutCancel(ctx), life)
 	defer cancel()
 	patience, done := context.WithTimeout(ctx, storeTime)
 	defer done()
@@ -152,7 +158,7 @@ func (s *Stored) locked(ctx context.Context, key string, fn func(context.Context
 	case errors.Is(err, ErrLocked):
 		return err
 	}
-	return s.failure(opUpdate, key, cmp.Or(err, errNotCalled))
+	return &StoreError{opUpdate, key, cmp.Or(err, errNotCalled)}
 }
 
 var (
@@ -160,10 +166,6 @@ var (
 	errNoTime    = errors.New("the store was too slow, no time is left for an exchange")
 	errUnsaved   = fmt.Errorf("tokensource: a token is yet to be saved: %w", ErrLocked)
 )
-
-func (s *Stored) failure(op, key string, err error) error {
-	return &StoreError{Op: op, Key: key, Err: err, of: s}
-}
 
 // exchange asks Source with the newest token, and saves what comes: also that a
 // refresh token is dead, which the others need not find out. The end of the
@@ -173,7 +175,7 @@ func (s *Stored) exchange(lock context.Context, key string, base record, save fu
 	call, cancel := context.WithDeadline(lock, end.Add(-saveTime))
 	defer cancel()
 	if call.Err() != nil {
-		return nil, s.failure(opUpdate, key, errNoTime)
+		return nil, &StoreError{opUpdate, key, errNoTime}
 	}
 	began := time.Now()
 	token, err := s.Source.Token(call, base.token)
@@ -184,16 +186,20 @@ func (s *Stored) exchange(lock context.Context, key string, base record, save fu
 	switch {
 	case err == nil:
 		next.token = token.withLifetime(began)
-	case needsLogin(err) && (base.token != nil || s.spends(base)):
+	case needsLogin(err) && (s.spends(base) || base.token != nil && !base.token.good(time.Now())):
 		next.reauthenticate = true
 	default:
-		return nil, err
+		return nil, asked{err}
 	}
 	s.keep(next)
-	if failed := s.save(lock, key, next, save); failed != nil && err == nil {
+	failed := s.save(lock, key, next, save)
+	switch {
+	case err != nil:
+		return nil, asked{err}
+	case failed != nil:
 		return next.token.soon(), nil
 	}
-	return next.token, err
+	return next.token, nil
 }
 
 // keep makes r the newest, unless somebody has logged in or out meanwhile.
@@ -220,7 +226,7 @@ func (s *Stored) flush(lock context.Context, key string, save func([]byte) error
 func (s *Stored) save(lock context.Context, key string, r record, save func([]byte) error) error {
 	data, err := r.encode()
 	if err != nil {
-		return s.failure(opSave, key, err)
+		return &StoreError{opSave, key, err}
 	}
 	s.mu.Lock()
 	s.tried = s.tried || s.last == r
@@ -233,7 +239,7 @@ func (s *Stored) save(lock context.Context, key string, r record, save func([]by
 			break
 		}
 		if errors.Is(err, ErrLocked) || sleep(lock, wait) != nil {
-			return s.failure(opSave, key, err)
+			return &StoreError{opSave, key, err}
 		}
 	}
 	s.mu.Lock()
@@ -250,7 +256,7 @@ func (s *Stored) learn(key string, value []byte) error {
 	var stored record
 	if value != nil {
 		if err := stored.decode(value); err != nil {
-			return s.failure(opDecode, key, err)
+			return &StoreError{opDecode, key, err}
 		}
 	}
 	s.mu.Lock()
@@ -292,7 +298,10 @@ func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, er
 	if last.token.good(time.Now()) && !last.token.same(old) {
 		return last.token.soon(), nil
 	}
-	if !s.Unshared || last.reauthenticate || s.spends(last) || s.spends(record{token: old}) {
+	if last.reauthenticate {
+		return nil, fmt.Errorf("%w: the stored token was refused or forgotten, and %w", ErrReauthenticate, err)
+	}
+	if !s.Unshared || s.spends(last) || s.spends(record{token: old}) {
 		return nil, err
 	}
 	began := time.Now()
@@ -353,7 +362,7 @@ func (s *Stored) force(ctx context.Context, r record) error {
 	s.put(r)
 	s.mu.Unlock()
 	return s.retry(ctx, func() error {
-		return s.locked(ctx, key, func(lock context.Context, save func([]byte) error) error {
+		return s.locked(ctx, key, saveTime, func(lock context.Context, save func([]byte) error) error {
 			s.mu.Lock()
 			if s.lost == r { // the Store had a later one, but this is the newest
 				r.gen = s.last.gen + 1
@@ -367,8 +376,9 @@ func (s *Stored) force(ctx context.Context, r record) error {
 }
 
 // Replace saves next, which a server has sent along with an answer to old, if
-// old is still the newest; see [Cache.Replace]. If somebody else has the lock, it
-// does not wait: the next call of Token saves next, unless there is a newer one.
+// old is still the newest; see [Cache.Replace]. It takes at most 5 s, and does not
+// wait if somebody else has the lock: the next call of Token saves next, unless
+// there is a newer one.
 func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	if err := checkLogin(next); err != nil {
 		return err
@@ -380,7 +390,7 @@ func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	if !s.replace(old, *next) {
 		return nil
 	}
-	err = s.locked(ctx, key, func(context.Context, func([]byte) error) error { return nil })
+	err = s.locked(ctx, key, storeTime, func(context.Context, func([]byte) error) error { return nil })
 	if errors.Is(err, ErrLocked) {
 		return nil
 	}
@@ -396,7 +406,11 @@ func (s *Stored) replace(old *Token, next Token) bool {
 	if next.RefreshToken == "" {
 		next.RefreshToken = s.last.token.RefreshToken
 	}
-	s.put(record{gen: s.last.gen + 1, token: next.withLifetime(time.Now())})
+	gen := s.last.gen
+	if !s.unsaved { // else another process may have counted on from the same
+		gen++
+	}
+	s.put(record{gen: gen, token: next.withLifetime(time.Now())})
 	return true
 }
 

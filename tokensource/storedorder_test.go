@@ -375,3 +375,116 @@ func TestTheStoreErrorOfASourceIsNotOnesOwn(t *testing.T) {
 		t.Errorf("got %v after %d calls, want the source's StoreError after 1", err, calls)
 	}
 }
+
+func TestTwoTokensOfAnswersDoNotBringBackASpentRefreshToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), new(family)
+		a, b := newProcess(store, server), newProcess(store, server)
+		first, _ := a.Token(t.Context(), nil)
+		b.Token(t.Context(), nil)
+		server.delay = time.Second
+		go b.Token(t.Context(), first) // spends refresh-1 under the lock
+		synctest.Wait()
+		one, two := &Token{AccessToken: "one"}, &Token{AccessToken: "two"}
+		a.Replace(t.Context(), first, one) // nil: somebody else has the lock
+		time.Sleep(2 * time.Second)
+		a.Replace(t.Context(), one, two)
+		if v := value(t, store); v.Token.Refresh_Token != "refresh-2" {
+			t.Errorf("the store has %+v, want refresh-2, the only one that works", v)
+		}
+		a.Token(t.Context(), two)
+		if server.current.Load() < 0 {
+			t.Error("a refresh token was sent twice, the family is dead")
+		}
+	})
+}
+
+func TestALogoutThatFailedIsSavedByTheNextToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(brokenStore), &family{life: time.Minute}
+		a, b := newProcess(store, server), newProcess(store, server)
+		a.Token(t.Context(), nil)
+		b.Token(t.Context(), nil)
+		store.update.Store(true)
+		a.Forget(t.Context())
+		store.update.Store(false)
+		for range 100 {
+			time.Sleep(time.Minute)
+			a.Token(t.Context(), nil)
+		}
+		if got, err := b.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, %v, want ErrReauthenticate", got, err)
+		}
+		b.Set(t.Context(), &Token{AccessToken: "login"})
+		time.Sleep(time.Hour)
+		got, err := a.Token(t.Context(), nil)
+		wantToken(t, got, err, "login")
+	})
+}
+
+func TestALoginThatFailedIsSavedByTheNextToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(brokenStore), new(family)
+		a, b := newProcess(store, server), newProcess(store, server)
+		b.Forget(t.Context())
+		time.Sleep(time.Second)
+		store.update.Store(true)
+		a.Set(t.Context(), &Token{AccessToken: "login", RefreshToken: "refresh-0"})
+		store.update.Store(false)
+		for range 100 {
+			time.Sleep(time.Minute)
+			a.Token(t.Context(), nil)
+		}
+		_, err := b.Token(t.Context(), nil)
+		if err != nil {
+			t.Errorf("got %v, want the login", err)
+		}
+	})
+}
+
+func TestALoginWithoutRefreshTokenLivesAsLongAsItsAccessToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		src := &tokensource.RefreshToken{}
+		a := newProcess(store, src)
+		a.Set(t.Context(), &Token{AccessToken: "login", Expiry: time.Now().Add(time.Hour)})
+		time.Sleep(55 * time.Minute)
+		got, err := a.Token(t.Context(), nil) // early
+		wantToken(t, got, err, "login")
+		time.Sleep(time.Second)
+		got, err = newProcess(store, src).Token(t.Context(), nil)
+		wantToken(t, got, err, "login")
+	})
+}
+
+func TestASourceThatIsLockedIsNotAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int32
+		p := newProcess(new(storetest.Memory), tokensource.Func(func(context.Context, *Token) (*Token, error) {
+			n.Add(1)
+			return nil, fmt.Errorf("my own store: %w", tokensource.ErrLocked)
+		}))
+		if _, err := p.Token(t.Context(), nil); n.Load() != 1 || !errors.Is(err, tokensource.ErrLocked) {
+			t.Errorf("got %v after %d calls, want the source's error after 1", err, n.Load())
+		}
+	})
+}
+
+func TestATokenOfAnAnswerIsNotHeldUpByAStoreThatCannotSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(brokenStore), new(family)
+		a := newProcess(store, server)
+		first, _ := a.Token(t.Context(), nil)
+		store.save.Store(true)
+		began := time.Now()
+		err := a.Replace(t.Context(), first, &Token{AccessToken: "next"})
+		if waited := time.Since(began); waited > 5*time.Second || !isStoreError(err, "save") {
+			t.Errorf("got %v after %v, want a StoreError within 5s", err, waited)
+		}
+		store.save.Store(false)
+		a.stored.Token(t.Context(), nil)
+		if v := value(t, store); v.Token.Access_Token != "next" {
+			t.Errorf("the store has %+v, want next", v)
+		}
+	})
+}

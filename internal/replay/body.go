@@ -58,6 +58,7 @@ type recording struct {
 	owners  int        // that may send another attempt; zero: live is the last, nothing more is kept
 	held    bool       // live waits before its next Read
 	reading bool       // a Read of src is in progress, perhaps by an attempt that was cut off
+	reader  *attempt   // whose Read that is, or was
 	end     error      // what src ended with
 	closed  bool       // src was closed
 
@@ -261,7 +262,9 @@ func (a *attempt) Read(p []byte) (int, error) {
 		b.cond.Wait()
 	}
 	n, err, found := a.recorded(p)
-	b.reading = b.reading || !found
+	if !found {
+		b.reading, b.reader = true, a
+	}
 	b.mu.Unlock()
 	if found {
 		return n, err
@@ -313,7 +316,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b.reading = false
 	b.end = err
 	cut := b.live != a
-	if !b.dropped && (cut || b.owners > 0) && !b.keep(p[:n], cut || b.held) {
+	if (cut && b.live != nil || !b.dropped && b.owners > 0) && !b.keep(p[:n], cut || b.held) {
 		b.drop()
 	}
 	if cut {
@@ -399,7 +402,8 @@ func (b *recording) grow(force bool) bool {
 
 func (b *recording) drop() {
 	b.dropped = true
-	if b.live == nil || b.live.read >= b.size { // else it has yet to read the rest of them
+	late := b.reading && b.reader != b.live              // then what it returns belongs to live
+	if b.live == nil || b.live.read >= b.size && !late { // else it has yet to read the rest of them
 		b.chunks, b.size = nil, 0
 	}
 	b.giveBack()

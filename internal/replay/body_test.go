@@ -423,3 +423,25 @@ func TestEachAttemptHasTrailersOfItsOwn(t *testing.T) {
 	want(t, "cut off", second.Trailer.Get("X-Sum"), "")
 	want(t, "last", third.Trailer.Get("X-Sum"), "1")
 }
+
+// The inner owner sends again while a Read of the caller's is in progress, and the
+// answer comes before that Read returns.
+func TestWhatACutReadReturnsAfterTheLastReleaseIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		req := request(r)
+		outer := replay.New(req, roomy, new(replay.Budget))
+		inner, innerReq := nested(outer.First(req))
+		go io.ReadAll(inner.First(innerReq)) // the first attempt waits for the caller
+		synctest.Wait()
+		inner.Hold(innerReq)
+		next := mustNext(t, inner, innerReq)
+		inner.Done()
+		outer.Release() // an early answer: the upload goes on
+		outer.Done()
+		go func() { io.WriteString(w, "one "); io.WriteString(w, "two"); w.Close() }()
+		got, err := io.ReadAll(next.Body)
+		want(t, "the last attempt", string(got), "one two")
+		want(t, "its end", err, nil)
+	})
+}
