@@ -402,7 +402,8 @@ func (c *Cache) publish(now time.Time) {
 // Set makes token the current one, after a login. It ends a refresh in flight
 // and wins over it; those who wait look again. A token with a refresh token
 // alone is exchanged at the next call of Token. The token is handed on to a
-// Source that has a Set method, whose error is returned.
+// Source that has a Set method, whose error is returned; then the token is used
+// all the same, and the Source is asked soon, so that it may save it.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
 	if err := checkLogin(token); err != nil {
 		return err
@@ -468,9 +469,9 @@ func (c *Cache) replaced(old *Token, next Token) *Token {
 
 // Forget drops the token, after a logout. It ends a refresh in flight and wins
 // over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
-// asked. A Source that has a Forget method is told, and its error is returned;
-// if there is none, it is the Source that knows of the logout, and of the next
-// login, which may take place elsewhere.
+// asked. A Source that has a Forget method, as [Stored], is told, and its error
+// is returned. From then on it answers itself, for the next login may take place
+// in another process.
 func (c *Cache) Forget(ctx context.Context) error {
 	c.mu.Lock()
 	c.reset(nil, ErrReauthenticate)
