@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 
 	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -44,9 +45,8 @@ func keyAt(path string) (crypto.Signer, error) {
 }
 
 // Tokens that are bound to a key: one DPoP below Auth for the API, and below the
-// client of the token endpoint. The refresh token of a public client is bound,
-// too, so the key is kept beside whatever keeps that token: see
-// tokensource.Stored.
+// client of the token endpoint. What a store keeps is of no use without the key,
+// so that is kept as well, but elsewhere.
 func ExampleDPoP() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -56,34 +56,41 @@ func ExampleDPoP() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
+	store := new(storetest.Memory) // stands for filestore or redisstore
+	login := srv.RefreshToken()
 
-	refresh := srv.RefreshToken()
 	for range 2 { // the program runs twice
 		key, err := keyAt(filepath.Join(dir, "dpop.pem"))
 		if err != nil {
 			log.Fatal(err)
 		}
 		dpop := &transport.DPoP{Key: key}
-		source := &tokensource.Cache{Source: &tokensource.RefreshToken{
-			Endpoint: tokensource.Endpoint{
-				URL:      srv.TokenURL(),
-				ClientID: srv.ClientID,
-				Client:   &http.Client{Transport: dpop},
-			},
-			RefreshToken: refresh,
+		client := &http.Client{Transport: &transport.Auth{
+			Source: &tokensource.Cache{Source: &tokensource.Stored{
+				Source: &tokensource.RefreshToken{
+					Endpoint: tokensource.Endpoint{
+						URL:      srv.TokenURL(),
+						ClientID: srv.ClientID,
+						Client:   &http.Client{Transport: dpop},
+					},
+					RefreshToken: login,
+				},
+				Store: store,
+				Key:   "reports",
+			}},
+			Base: dpop,
 		}}
-		client := &http.Client{Transport: &transport.Auth{Source: source, Base: dpop}}
 		resp, err := client.Get(srv.APIURL())
 		if err != nil {
 			log.Fatal(err)
 		}
-		token, _ := source.Token(resp.Request.Context(), nil)
-		fmt.Println(resp.Status, token.TokenType)
-		refresh = token.RefreshToken
+		fmt.Println(resp.Status)
 	}
+	fmt.Println("exchanges:", srv.Counts().Rotations)
 	// Output:
-	// 200 OK DPoP
-	// 200 OK DPoP
+	// 200 OK
+	// 200 OK
+	// exchanges: 1
 }
 
 // A server that refreshes by itself and sends the new token along with its answer.
