@@ -233,14 +233,9 @@ func (s *Stored) save(lock context.Context, key string, r record, save func([]by
 	s.mu.Unlock()
 	lock, cancel := context.WithTimeout(lock, saveTime)
 	defer cancel()
-	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		err := save(data)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, ErrLocked) || sleep(lock, wait) != nil {
-			return &StoreError{opSave, key, err}
-		}
+	err = spaced(lock, func() error { return save(data) }, func(err error) bool { return !errors.Is(err, ErrLocked) })
+	if err != nil {
+		return &StoreError{opSave, key, err}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -414,14 +409,21 @@ func (s *Stored) replace(old *Token, next Token) bool {
 	return true
 }
 
-// retry calls try until somebody else no longer has the lock.
+// retry calls try until nobody else has the lock, or ctx ends.
 func (s *Stored) retry(ctx context.Context, try func() error) error {
+	locked := func(err error) bool { return errors.Is(err, ErrLocked) }
+	if err := spaced(ctx, try, locked); !locked(err) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// spaced calls try until it succeeds, or fails in a way that is not worth another
+// try, or ctx ends. It returns the last error of try.
+func spaced(ctx context.Context, try func() error, again func(error) bool) error {
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		err := try()
-		if !errors.Is(err, ErrLocked) {
-			return err
-		}
-		if err := sleep(ctx, wait/2+rand.N(wait/2)); err != nil {
+		if err == nil || !again(err) || sleep(ctx, wait/2+rand.N(wait/2)) != nil {
 			return err
 		}
 	}
