@@ -285,13 +285,14 @@ func (c *Cache) invoke(ctx context.Context, k *call, old *Token) {
 }
 
 // returned takes what the Source returned. A token is welcome even if nobody
-// waits any more: its refresh token may be the only one that works.
+// waits any more, for its refresh token may be the only one that works, and so is
+// the news that a login is needed: the dead refresh token is not sent again.
 func (c *Cache) returned(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(k.done)
 	c.call = nil
-	if k.epoch != c.epoch || k.err != nil && c.flight == nil {
+	if k.epoch != c.epoch || k.err != nil && c.flight == nil && !needsLogin(k.err) {
 		return
 	}
 	if k.err == nil {

@@ -262,6 +262,22 @@ func TestALateTokenServesACallerThatCameInTheMeantime(t *testing.T) {
 	})
 }
 
+func TestALateAnswerThatALoginIsNeededIsFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			time.Sleep(10 * time.Second)
+			return nil, tokensource.ErrReauthenticate
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: time.Second}
+		c.Token(t.Context(), nil)
+		time.Sleep(time.Minute)
+		if _, err := c.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, want ErrReauthenticate", err)
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
 func TestASourceThatPanicsOrExitsIsAnErrorForAllAndTheNextCallCanSucceed(t *testing.T) {
 	for name, misbehave := range map[string]func(){
 		"panic":          func() { panic("boom") },

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/replay"
@@ -44,7 +44,7 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 
 // discard closes a refused response. If its request was sent to the end, it
 // reads the rest first, so that the connection can be used again: at most 64
-// KiB, for at most 50 ms.
+// KiB, for at most 50 ms, and not beyond the request's context.
 //
 // If it was not, neither may be waited for while a Read of the caller's body is
 // in progress: with HTTP/2, Close waits for it.
@@ -53,7 +53,12 @@ func discard(resp *http.Response, next replay.Next) {
 		return // http.Client lets a RoundTripper do that
 	}
 	closed := make(chan struct{})
-	closeBody := sync.OnceFunc(func() { resp.Body.Close() })
+	var closing atomic.Bool // not a sync.Once: nobody waits for a Close that waits
+	closeBody := func() {
+		if !closing.Swap(true) {
+			resp.Body.Close()
+		}
+	}
 	go func() {
 		defer close(closed)
 		if next.Sent {
@@ -68,9 +73,11 @@ func discard(resp *http.Response, next replay.Next) {
 	defer timer.Stop()
 	select {
 	case <-closed:
+		return
 	case <-timer.C:
-		go closeBody()
+	case <-resp.Request.Context().Done():
 	}
+	go closeBody()
 }
 
 func closeIdle(base http.RoundTripper) {

@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -141,6 +142,39 @@ func TestARefusedResponseIsClosedOnce(t *testing.T) {
 			t.Errorf("closed %d times, want 1", got)
 		}
 	})
+}
+
+// A hanging is a body whose Read waits for Close, and whose Close waits for a minute.
+type hanging struct{ closing chan struct{} }
+
+func (h hanging) Read([]byte) (int, error) { <-h.closing; return 0, io.EOF }
+
+func (h hanging) Close() error {
+	close(h.closing)
+	time.Sleep(time.Minute)
+	return nil
+}
+
+func TestARefusedResponseThatHangsHoldsNobodyBeyondHisDeadline(t *testing.T) {
+	for patience, want := range map[time.Duration]time.Duration{120 * time.Millisecond: 120 * time.Millisecond, time.Hour: 150 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Header.Get("Authorization") == "Bearer token-1" {
+					return &http.Response{StatusCode: 401, Body: hanging{make(chan struct{})}}, nil
+				}
+				return nil, errors.New("sent again")
+			})
+			auth := &transport.Auth{Source: &tokensource.Cache{Source: new(issuer)}, Base: base} // 50 ms for each token
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			began := time.Now()
+			auth.RoundTrip(post(ctx, nil))
+			if got := time.Since(began); got != want {
+				t.Errorf("patience %v: returned after %v, want %v", patience, got, want)
+			}
+			time.Sleep(time.Hour) // until all is closed
+		})
+	}
 }
 
 func TestABaseThatReturnsNothingIsAnError(t *testing.T) {
