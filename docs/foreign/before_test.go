@@ -1,0 +1,183 @@
+package foreign_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/tokentest"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+// What moving.md has as "before".
+
+func Example_clientCredentials() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	ctx := context.Background()
+	clientID, clientSecret, tokenURL := srv.ClientID, srv.ClientSecret, srv.TokenURL()
+
+	config := &clientcredentials.Config{
+		ClientID:     clientID,
+		ClientSecret: clientSecret,
+		TokenURL:     tokenURL,
+		Scopes:       []string{"reports"},
+	}
+	client := config.Client(ctx)
+
+	status(client.Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+func Example_storedToken() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "docs")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "token.json")
+	saved := fmt.Sprintf(`{"access_token":"old","refresh_token":%q,"expiry":"2020-01-01T00:00:00Z"}`, srv.RefreshToken())
+	os.WriteFile(path, []byte(saved), 0o600)
+	clientID, tokenURL := srv.ClientID, srv.TokenURL()
+
+	config := &oauth2.Config{ClientID: clientID, Endpoint: oauth2.Endpoint{TokenURL: tokenURL}}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	token := new(oauth2.Token)
+	if err := json.Unmarshal(data, token); err != nil {
+		log.Fatal(err)
+	}
+	client := config.Client(ctx, token)
+
+	status(client.Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+// A loginSource is an own TokenSource.
+type loginSource struct {
+	login func() (string, time.Time, error)
+}
+
+func (s *loginSource) Token() (*oauth2.Token, error) {
+	text, expiry, err := s.login()
+	if err != nil {
+		return nil, err
+	}
+	return &oauth2.Token{AccessToken: text, Expiry: expiry}, nil
+}
+
+func Example_ownSource() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	base := http.DefaultTransport
+	login := loginTo(srv)
+
+	client := &http.Client{Transport: &oauth2.Transport{
+		Source: oauth2.ReuseTokenSource(nil, &loginSource{login}),
+		Base:   base,
+	}}
+
+	status(client.Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+func Example_httpClient() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	ctx := context.Background()
+	config := &clientcredentials.Config{ClientID: srv.ClientID, ClientSecret: srv.ClientSecret, TokenURL: srv.TokenURL()}
+	pool := http.DefaultTransport.(*http.Transport).Clone()
+
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: pool, Timeout: 5 * time.Second})
+	client := config.Client(ctx)
+
+	status(client.Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+// A login in the browser stays as it is. What it brings goes to the Cache.
+func Example_login() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	cache := &tokensource.Cache{Source: &tokensource.RefreshToken{
+		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+	}}
+	// As config.Exchange(ctx, code, oauth2.VerifierOption(verifier)) returns it.
+	token := &oauth2.Token{RefreshToken: srv.RefreshToken()}
+
+	err := cache.Set(context.Background(), &tokensource.Token{
+		AccessToken:  token.AccessToken,
+		TokenType:    token.TokenType,
+		RefreshToken: token.RefreshToken,
+		Expiry:       token.Expiry,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	status((&http.Client{Transport: &transport.Auth{Source: cache}}).Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+// A foreignSource is an oauth2.TokenSource for code that wants one.
+type foreignSource struct {
+	ctx    context.Context
+	source tokensource.Source
+}
+
+func (s foreignSource) Token() (*oauth2.Token, error) {
+	t, err := s.source.Token(s.ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &oauth2.Token{AccessToken: t.AccessToken, TokenType: t.TokenType, Expiry: t.Expiry}, nil
+}
+
+func Example_theOtherWay() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	ctx := context.Background()
+	cache := &tokensource.Cache{Source: &tokensource.ClientCredentials{
+		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
+	}}
+
+	var source oauth2.TokenSource = foreignSource{ctx, cache}
+
+	status((&http.Client{Transport: &oauth2.Transport{Source: source}}).Get(srv.APIURL()))
+	// Output: 200 OK
+}
+
+func loginTo(srv *tokentest.Server) func() (string, time.Time, error) {
+	grant := &tokensource.ClientCredentials{
+		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
+	}
+	return func() (string, time.Time, error) {
+		t, err := grant.Token(context.Background(), nil)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		return t.AccessToken, t.Expiry, nil
+	}
+}
+
+func status(resp *http.Response, err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.Status)
+}
