@@ -1,0 +1,194 @@
+package sim_test
+
+import (
+	"encoding/json"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var defectsFlag = flag.Int("defects", 2, "how many of the defects to look for, drawn at random; less than zero: all")
+
+// A defect is one rule of the library taken out.
+type defect struct {
+	name  string
+	file  string
+	edits []string // old and new text in turn
+}
+
+var defects = []defect{
+	{"old is not compared", "tokensource/cache.go", []string{
+		`!r.token.same(old) && (r.until`, `old == nil && (r.until`,
+		`refused := c.current.same(old)`, `refused := old != nil`}},
+	{"the caller's old goes down to the source", "tokensource/cache.go", []string{
+		`c.start(ctx, Refused, now)`, `c.start(context.WithValue(ctx, "old", old), Refused, now)`,
+		`c.start(ctx, Expired, now)`, `c.start(context.WithValue(ctx, "old", old), Expired, now)`,
+		`go c.invoke(ctx, c.call, c.current)`, `o, _ := ctx.Value("old").(*Token)
+		if o == nil {
+			o = c.current
+		}
+		go c.invoke(ctx, c.call, o)`}},
+	{"a refresh belongs to its first caller", "tokensource/cache.go", []string{
+		`untraced{context.WithoutCancel(ctx)}`, `untraced{ctx}`}},
+	{"a waiter stays until the refresh ends", "tokensource/cache.go", []string{
+		`		case <-ctx.Done():
+			return nil, ctx.Err()
+		case r := <-result:`, `		case r := <-result:`}},
+	{"a call begins though the last has not returned", "tokensource/cache.go", []string{
+		`if c.call == nil {`, `if true {`}},
+	{"a late token is thrown away", "tokensource/cache.go", []string{
+		`k.err != nil && c.flight == nil && !needsLogin(k.err)`, `c.flight == nil`}},
+	{"a late invalid_grant is thrown away", "tokensource/cache.go", []string{
+		`k.err != nil && c.flight == nil && !needsLogin(k.err)`, `k.err != nil && c.flight == nil`}},
+	{"a refresh in flight wins over Set", "tokensource/cache.go", []string{
+		`k.epoch != c.epoch || `, ``}},
+	{"a logout does not end a refresh", "tokensource/cache.go", []string{
+		`	c.epoch++
+`, `	if token != nil {
+		c.epoch++
+	}
+`}},
+	{"a logout keeps the token", "tokensource/cache.go", []string{
+		`	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
+`, ``}},
+	{"an expired token is served", "tokensource/cache.go", []string{
+		`(r.until.IsZero() || time.Now().Before(r.until))`, `true`,
+		`(c.until.IsZero() || now.Before(c.until))`, `true`}},
+	{"failures are not spaced", "tokensource/cache.go", []string{
+		`c.retryAt = now.Add(time.Duration(max(wait, least) * float64(time.Second)))`, `c.retryAt = now.Add(time.Duration(max(wait, least)))`}},
+	{"Retry-After is not heeded", "tokensource/cache.go", []string{
+		`floor = e.RetryAfter`, `floor = 0`}},
+	{"the guard is in the Cache", "tokensource/cache.go", []string{
+		`		c.failures, c.retryAt = 0, time.Time{}
+		return`, `		c.failures, c.retryAt = 0, time.Time{}
+		if refused {
+			c.retryAt = now.Add(2 * time.Second)
+		}
+		return`}},
+	{"there is no guard", "transport/refusal.go", []string{
+		`return !p.active() || !`, `return p.level >= 0 || !`}},
+	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
+		`if token.RefreshToken == "" {`, `if false {`}},
+	{"invalid_grant is a failure like others", "tokensource/refreshtoken.go", []string{
+		`refusal.Code == "invalid_grant" && `, `refusal.Code == "" && `}},
+	{"the store has no generations", "tokensource/stored.go", []string{
+		`if stored.gen > s.last.gen || stored.gen == s.last.gen && s.unsaved {`, `if stored.gen != s.last.gen || s.unsaved {`}},
+	{"the lock is free before the save", "tokensource/stored.go", []string{
+		`failed := s.save(lock, key, next, save)`, `var failed error`}},
+	{"a save is tried once", "tokensource/stored.go", []string{
+		`func(err error) bool { return !errors.Is(err, ErrLocked) })
+	if err != nil {`, `func(error) bool { return false })
+	if err != nil {`}},
+	{"a dead refresh token is not noted in the store", "tokensource/stored.go", []string{
+		`		next.reauthenticate = true
+`, `		return nil, asked{err}
+`}},
+	{"the budget is not given back", "internal/replay/body.go", []string{
+		`b.budget.give(b.taken)`, `b.budget.give(0)`}},
+	{"the first attempt is not held", "internal/replay/body.go", []string{
+		`	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
+	return b.held
+`, `	return !b.dropped && (b.end == nil || b.end == io.EOF)
+`}},
+	{"the first attempt, cut off, looks whole", "internal/replay/body.go", []string{
+		`return ErrCut`, `return io.EOF`}},
+	{"a Read in progress at the cut is lost", "internal/replay/body.go", []string{
+		`if (cut && b.live != nil || !b.dropped && b.owners > 0) &&`, `if !cut && !b.dropped && b.owners > 0 &&`}},
+	{"two owners of a recording are one", "internal/replay/body.go", []string{
+		`		a.body.owners++
+`, ``}},
+	{"the body is closed twice", "internal/replay/body.go", []string{
+		`	if closed {
+		return nil
+	}
+	return b.src.Close()`, `	if closed && b.src == nil {
+		return nil
+	}
+	return b.src.Close()`}},
+	{"a released body is not closed", "internal/replay/body.go", []string{
+		`	if closeNow {
+`, `	if false && closeNow {
+`}},
+	{"the second attempt has no trailer", "internal/replay/body.go", []string{
+		`	if a.ended && a.trailer != nil {`, `	if false {`}},
+	{"a refusal of the second attempt causes a third", "transport/auth.go", []string{
+		`	if err == nil {
+		a.refused(req, resp, next)
+	}
+	return resp, err`, `	if err == nil && a.refused(req, resp, next) {
+		return a.again(req, resp, body, next)
+	}
+	return resp, err`}},
+	{"the token follows a redirect", "transport/origin.go", []string{
+		`hop == nil || hop.URL == nil || origin.Of(hop.URL) != origin.Of(req.URL)`, `hop == nil`}},
+	{"the refused response is waited for beyond the deadline", "transport/attempt.go", []string{
+		`	case <-resp.Request.Context().Done():
+`, ``}},
+	{"the first nonce is kept for ever", "transport/dpop.go", []string{
+		`	n.by[s] = nonce
+`, `	if n.by[s] == "" {
+		n.by[s] = nonce
+	}
+`}},
+	{"a nonce is for all servers", "transport/dpop.go", []string{
+		`return server{origin.Of(req.URL), bound}`, `return server{api: bound && false}`}},
+}
+
+var seedFailed = regexp.MustCompile(`seed \d+: .*`)
+
+// TestEachDefectIsFound shows that the simulation can fail.
+func TestEachDefectIsFound(t *testing.T) {
+	for n, i := range rand.Perm(len(defects)) {
+		if n == *defectsFlag {
+			break
+		}
+		d := defects[i]
+		t.Run(d.name, func(t *testing.T) {
+			cmd := exec.Command("go", "test", "-overlay", d.overlay(t), "-run", "^TestSimulation$", "-timeout", "5m", ".", "-seeds", "20000")
+			out, err := cmd.CombinedOutput()
+			found := seedFailed.Find(out)
+			if err == nil || found == nil {
+				t.Fatalf("it was not found: %v\n%s", err, out)
+			}
+			t.Logf("%s", found)
+		})
+	}
+}
+
+// overlay returns a file for go's flag -overlay that has the library with the defect.
+func (d defect) overlay(t *testing.T) string {
+	file, err := filepath.Abs(filepath.Join("..", "..", filepath.FromSlash(d.file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(source)
+	for i := 0; i < len(d.edits); i += 2 {
+		if !strings.Contains(text, d.edits[i]) {
+			t.Fatalf("%s no longer has %q", d.file, d.edits[i])
+		}
+		text = strings.ReplaceAll(text, d.edits[i], d.edits[i+1])
+	}
+	patched := write(t, filepath.Base(file), []byte(text))
+	list, err := json.Marshal(map[string]any{"Replace": map[string]string{file: patched}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, "overlay.json", list)
+}
+
+func write(t *testing.T, name string, data []byte) string {
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
