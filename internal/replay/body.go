@@ -250,27 +250,59 @@ type attempt struct {
 	read   int64 // bytes that Read has returned
 	ended  bool  // Read has returned io.EOF
 	closed bool
+	spare  []byte // where WriteTo reads what is not kept
 
 	trailer http.Header // filled at the end; nil in the first attempt, which has the caller's
 }
 
 // Read returns what was kept, then reads on from the caller's body.
 func (a *attempt) Read(p []byte) (int, error) {
+	p, err := a.next(p, false)
+	return len(p), err
+}
+
+// WriteTo writes what Read would return, without a copy: the caller's body is
+// read where it is kept, and written from there. That is how net/http sends a
+// body of unknown length with HTTP/1.1.
+func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
+	for err == nil {
+		var p []byte
+		p, err = a.next(nil, true)
+		if len(p) > 0 {
+			n, failed := w.Write(p)
+			written += int64(n)
+			if failed != nil {
+				return written, failed
+			}
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return written, err
+}
+
+// next reads once, into p or in place: then it needs no p.
+func (a *attempt) next(p []byte, inPlace bool) ([]byte, error) {
 	b := a.body
 	b.mu.Lock()
 	for a.mustWait() {
 		b.cond.Wait()
 	}
-	n, err, found := a.recorded(p)
+	got, err, found := a.recorded(p, inPlace)
 	if !found {
 		b.reading, b.reader = true, a
+		if inPlace {
+			p = a.room()
+		}
 	}
 	b.mu.Unlock()
 	if found {
-		return n, err
+		return got, err
 	}
-	n, err = b.src.Read(p)
-	return a.arrived(p, n, err)
+	n, err := b.src.Read(p)
+	n, err = a.arrived(p, n, err)
+	return p[:n], err
 }
 
 func (a *attempt) mustWait() bool {
@@ -279,31 +311,47 @@ func (a *attempt) mustWait() bool {
 }
 
 // recorded answers a Read without the caller's body, if it can.
-func (a *attempt) recorded(p []byte) (n int, err error, found bool) {
+func (a *attempt) recorded(p []byte, inPlace bool) (got []byte, err error, found bool) {
 	b := a.body
 	switch {
 	case a.closed:
-		return 0, errClosed, true
+		return nil, errClosed, true
 	case b.live != a:
-		return 0, a.cut(), true
+		return nil, a.cut(), true
 	case a.read < b.size:
-		return a.copy(p), nil, true
+		return a.kept(p, inPlace), nil, true
 	case b.end != nil:
 		a.end(b.end)
-		return 0, b.end, true
+		return nil, b.end, true
 	}
-	return 0, nil, false
+	return nil, nil, false
 }
 
-func (a *attempt) copy(p []byte) int {
+func (a *attempt) kept(p []byte, inPlace bool) []byte {
 	chunks := a.body.chunks
 	if a.offset == len(chunks[a.chunk]) {
 		a.chunk, a.offset = a.chunk+1, 0
 	}
-	n := copy(p, chunks[a.chunk][a.offset:])
-	a.offset += n
-	a.read += int64(n)
-	return n
+	got := chunks[a.chunk][a.offset:]
+	if !inPlace {
+		got = p[:copy(p, got)]
+	}
+	a.offset += len(got)
+	a.read += int64(len(got))
+	return got
+}
+
+// room is where to read the caller's body: where it will be kept, if it will.
+func (a *attempt) room() []byte {
+	if a.body.wanted() {
+		if p := a.body.free(false); p != nil {
+			return p
+		}
+	}
+	if a.spare == nil {
+		a.spare = make([]byte, 32<<10)
+	}
+	return a.spare
 }
 
 // arrived takes what a Read of the caller's body returned. If this attempt was
@@ -316,7 +364,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b.reading = false
 	b.end = err
 	cut := b.live != a
-	if (cut && b.live != nil || !b.dropped && b.owners > 0) && !b.keep(p[:n], cut || b.held) {
+	if (cut && b.live != nil || b.wanted()) && !b.keep(p[:n], cut || b.held) {
 		b.drop()
 	}
 	if cut {
@@ -365,39 +413,45 @@ func (a *attempt) Close() error {
 	return nil
 }
 
+// wanted reports whether what is read next is to be kept.
+func (b *recording) wanted() bool { return !b.dropped && b.owners > 0 }
+
 // keep records p, within the bounds unless force is set.
 func (b *recording) keep(p []byte, force bool) bool {
 	for len(p) > 0 {
-		last := len(b.chunks) - 1
-		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
-			if !b.grow(force) {
-				return false
-			}
-			last++
+		n := copy(b.free(force), p) // nothing moves if p was read there
+		if n == 0 {
+			return false
 		}
-		c := b.chunks[last]
-		n := min(len(p), cap(c)-len(c))
-		b.chunks[last] = append(c, p[:n]...)
+		last := len(b.chunks) - 1
+		b.chunks[last] = b.chunks[last][:len(b.chunks[last])+n]
 		b.size += int64(n)
 		p = p[n:]
 	}
 	return true
 }
 
-// grow adds a chunk: the first of 4 KiB, each twice the one before, up to 256 KiB.
-func (b *recording) grow(force bool) bool {
+// free is where the recording goes on: in the last chunk, or in another. The
+// first has 4 KiB, each twice the one before, up to 256 KiB.
+func (b *recording) free(force bool) []byte {
+	if last := len(b.chunks) - 1; last >= 0 {
+		if c := b.chunks[last]; len(c) < cap(c) {
+			return c[len(c):cap(c)]
+		}
+	}
 	n := int64(4<<10) << min(len(b.chunks), 6)
 	if !force {
 		if n = min(n, b.limits.Body-b.taken); n <= 0 || b.done {
-			return false
+			return nil
 		}
 		if n = b.budget.take(n, b.limits.Total); n == 0 {
-			return false
+			return nil
 		}
 		b.taken += n
 	}
-	b.chunks = append(b.chunks, make([]byte, 0, n))
-	return true
+	c := make([]byte, n)
+	b.chunks = append(b.chunks, c[:0])
+	return c
 }
 
 func (b *recording) drop() {

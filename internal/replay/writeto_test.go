@@ -1,0 +1,186 @@
+package replay_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/tokentripper/tokentripper/internal/replay"
+)
+
+// A piped is an attempt, read through its WriteTo.
+type piped struct {
+	*io.PipeReader
+	attempt io.ReadCloser
+}
+
+func newPiped(attempt io.ReadCloser) *piped {
+	r, w := io.Pipe()
+	go func() {
+		_, err := attempt.(io.WriterTo).WriteTo(w)
+		w.CloseWithError(err)
+	}()
+	return &piped{r, attempt}
+}
+
+func (p *piped) Close() error {
+	p.PipeReader.Close()
+	return p.attempt.Close()
+}
+
+// A writer keeps what is written, and fails once it has so many bytes.
+type writer struct {
+	bytes.Buffer
+	pieces []int
+	most   int
+}
+
+var errFull = errors.New("full")
+
+func (w *writer) Write(p []byte) (int, error) {
+	n, _ := w.Buffer.Write(p[:min(len(p), w.most-w.Len())])
+	w.pieces = append(w.pieces, n)
+	if n < len(p) {
+		return n, errFull
+	}
+	return n, nil
+}
+
+func writeTo(body io.Reader, most int) (*writer, int64, error) {
+	w := &writer{most: most}
+	n, err := body.(io.WriterTo).WriteTo(w)
+	return w, n, err
+}
+
+const kib = 1 << 10
+
+func TestWriteToWritesLargerAndLargerPieces(t *testing.T) {
+	req, _ := text(strings.Repeat("x", 600*kib))
+	w, n, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 1<<20)
+	want(t, "error", err, nil)
+	want(t, "written", n, int64(600*kib))
+	pieces := []int{4 * kib, 8 * kib, 16 * kib, 32 * kib, 64 * kib, 128 * kib, 256 * kib, 92 * kib}
+	if !slices.Equal(w.pieces, pieces) {
+		t.Errorf("pieces: got %v, want %v", w.pieces, pieces)
+	}
+}
+
+func TestSecondAttemptHasAllOfABodyThatWriteToHasWrittenInPart(t *testing.T) {
+	whole := strings.Repeat("0123456789abcdef", 40*kib)
+	for _, part := range []int{0, 1, 4096, 4097, 100_000, len(whole)} {
+		req, closes := text(whole)
+		var budget replay.Budget
+		b := replay.New(req, roomy, &budget)
+		_, n, _ := writeTo(b.First(req), part)
+		want(t, "written", n, int64(part))
+		want(t, "Hold", b.Hold(req), true)
+		next := mustNext(t, b, req)
+		io.CopyN(io.Discard, struct{ io.Reader }{next.Body}, 10) // the rest follows whatever was Read
+		w, _, err := writeTo(next.Body, len(whole))
+		want(t, "error", err, nil)
+		want(t, "rest of the body", w.String() == whole[10:], true)
+		next.Body.Close()
+		b.Done()
+		want(t, "closes", *closes, 1)
+		want(t, "budget", budget.Used(), int64(0))
+	}
+}
+
+// A sameBuffer is a body that counts in how many places it was read to.
+type sameBuffer struct {
+	io.Reader
+	places map[*byte]int
+}
+
+func (s *sameBuffer) Close() error { return nil }
+
+func (s *sameBuffer) Read(p []byte) (int, error) {
+	s.places[&p[0]]++
+	return s.Reader.Read(p)
+}
+
+func TestWriteToPastABoundGoesOnWithOneBuffer(t *testing.T) {
+	whole := strings.Repeat("0123456789abcdef", 40*kib)
+	for _, limits := range []replay.Limits{{Body: 12 * kib, Total: 1 << 20}, {Body: 1 << 20, Total: 12 * kib}} {
+		src := &sameBuffer{strings.NewReader(whole), map[*byte]int{}}
+		req := request(src)
+		var budget replay.Budget
+		b := replay.New(req, limits, &budget)
+		w, _, err := writeTo(b.First(req), len(whole))
+		want(t, "error", err, nil)
+		want(t, "the body is whole", w.String() == whole, true)
+		want(t, "places: two chunks and a buffer", len(src.places), 3)
+		want(t, "piece past the bound", w.pieces[2], 32*kib)
+		want(t, "budget", budget.Used(), int64(0))
+		want(t, "Hold", b.Hold(req), false)
+	}
+}
+
+func TestWriteToKeepsNothingOnceReleased(t *testing.T) {
+	whole := strings.Repeat("0123456789abcdef", 4*kib)
+	req, _ := text(whole)
+	var budget replay.Budget
+	b := replay.New(req, roomy, &budget)
+	first := b.First(req)
+	writeTo(first, 0) // one piece is lost with its writer
+	b.Release()
+	w, _, err := writeTo(first, len(whole))
+	want(t, "error", err, nil)
+	want(t, "the rest", w.String() == whole[4*kib:], true)
+	want(t, "budget", budget.Used(), int64(0))
+}
+
+func TestLastAttemptIsNotRecorded(t *testing.T) {
+	for name, readAll := range map[string]func(io.Reader) (int64, error){
+		"Read":    func(r io.Reader) (int64, error) { return io.Copy(io.Discard, struct{ io.Reader }{r}) },
+		"WriteTo": func(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) },
+	} {
+		req, _ := text(strings.Repeat("x", 600*kib))
+		var budget replay.Budget
+		b := replay.New(req, roomy, &budget)
+		io.CopyN(io.Discard, b.First(req), 4*kib)
+		b.Hold(req)
+		n, err := readAll(mustNext(t, b, req).Body)
+		want(t, name+": error", err, nil)
+		want(t, name+": bytes", n, int64(600*kib))
+		want(t, name+": budget", budget.Used(), int64(4*kib))
+	}
+}
+
+func TestReadOfWriteToInProgressAtTheCutBelongsToTheSecondAttempt(t *testing.T) {
+	for _, bound := range []int64{3, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			src := newSource()
+			req := request(src)
+			b := replay.New(req, replay.Limits{Body: bound, Total: bound}, new(replay.Budget))
+			first := newPiped(b.First(req))
+			src.pieces <- "abc"
+			want(t, "first Read", now(readAsync(first)), "abc")
+			b.Hold(req)
+			next := mustNext(t, b, req)
+			want(t, "Reading", next.Reading, true)
+			second := newPiped(next.Body)
+			want(t, "second attempt", now(readAsync(second)), "abc")
+			rest := readAsync(second)
+			want(t, "its next Read", now(rest), "(waits)")
+			src.pieces <- "more than the bound"
+			want(t, "first attempt at the end", now(readAsync(first)), "!"+replay.ErrCut.Error())
+			want(t, "second attempt at the end", now(rest), "more than the bound")
+			close(src.pieces)
+			want(t, "second attempt at EOF", now(readAsync(second)), "!EOF")
+		})
+	}
+}
+
+func TestWriteToReturnsTheErrorThatTheBodyEndsWith(t *testing.T) {
+	broken := errors.New("broken")
+	req := request(io.NopCloser(io.MultiReader(strings.NewReader("x"), errReader{broken})))
+	w, n, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 10)
+	want(t, "error", err, broken)
+	want(t, "before", w.String(), "x")
+	want(t, "written", n, int64(1))
+}
