@@ -108,7 +108,9 @@ func (c *call) send(ctx context.Context, d *dice) {
 	resp, err := client.Do(req)
 	var text []byte
 	if err == nil {
-		text, err = io.ReadAll(io.LimitReader(resp.Body, 100))
+		if resp.StatusCode == 200 {
+			text, err = io.ReadAll(resp.Body)
+		}
 		resp.Body.Close()
 	}
 	w.mu.Lock()

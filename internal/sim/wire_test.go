@@ -180,6 +180,10 @@ func (s *sending) read() {
 		return
 	}
 	size, slow := 1+d.IntN(5000), d.chance(0.3)
+	if body, ok := s.req.Body.(io.WriterTo); ok && s.req.ContentLength < 0 && d.chance(0.5) {
+		s.copy(body, slow, d)
+		return
+	}
 	buffer := make([]byte, size)
 	for !s.stopped() {
 		n, err := s.req.Body.Read(buffer)
@@ -200,6 +204,29 @@ func (s *sending) read() {
 		}
 	}
 }
+
+// copy reads the body as net/http does one of unknown length over HTTP/1.1.
+func (s *sending) copy(body io.WriterTo, slow bool, d *dice) {
+	_, err := body.WriteTo(writer(func(p []byte) (int, error) {
+		if s.stopped() {
+			return 0, errStuck
+		}
+		s.got = append(s.got, p...)
+		if slow {
+			time.Sleep(d.upTo(s.w.way() / 4))
+		}
+		return len(p), nil
+	}))
+	if err != nil {
+		s.err = err
+		return
+	}
+	s.end()
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // end checks a body that looks whole.
 func (s *sending) end() {
@@ -328,7 +355,7 @@ func (s *sending) early(resp *http.Response) {
 		s.closeBody()
 	}
 	if s.d.chance(0.1) {
-		resp.Body = io.NopCloser(endless{s.req.Context()})
+		resp.Body = io.NopCloser(endless{})
 	}
 	resp.Body = &reply{Reader: resp.Body, close: once(func() {
 		if http2 {
@@ -351,13 +378,11 @@ type reply struct {
 
 func (r *reply) Close() error { r.close(); return nil }
 
-// endless drips.
-type endless struct{ ctx context.Context }
+// endless drips, and heeds no context.
+type endless struct{}
 
-func (e endless) Read(p []byte) (int, error) {
-	if err := pause(e.ctx, 10*time.Millisecond); err != nil {
-		return 0, err
-	}
+func (endless) Read(p []byte) (int, error) {
+	time.Sleep(10 * time.Millisecond)
 	return len(p), nil
 }
 
