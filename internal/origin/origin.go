@@ -18,11 +18,36 @@ func Of(u *url.URL) Origin { return normal(u.Scheme, u.Host) }
 func Parse(s string) (o Origin, ok bool) {
 	scheme, host, ok := strings.Cut(s, "://")
 	host = strings.TrimSuffix(host, "/")
-	o = normal(scheme, host)
-	if !ok || scheme == "" || o.Host == "" || strings.Contains(host, "/") || strings.ContainsAny(s, "?#@*\\, \t\r\n") {
+	if !ok || !isScheme(scheme) || !isHost(host) {
 		return Origin{}, false
 	}
-	return o, true
+	return normal(scheme, host), true
+}
+
+// isScheme and isHost are stricter than url.Parse, which leaves some of this to
+// whoever resolves the name, and cheaper.
+func isScheme(s string) bool {
+	return s != "" && !strings.ContainsAny(s[:1], "0123456789+-.") && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("0123456789+-.", r)
+	})
+}
+
+// isHost reports whether s is a name, or an address, perhaps with a port.
+func isHost(s string) bool {
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
+		if strings.Trim(s[i+1:], "0123456789") != "" {
+			return false
+		}
+		s = s[:i]
+	}
+	if in, ok := strings.CutPrefix(s, "["); ok {
+		in, ok = strings.CutSuffix(in, "]")
+		addr, err := netip.ParseAddr(in)
+		return ok && err == nil && addr.Is6() && addr.Zone() == ""
+	}
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("\"#%*,/:<>?@[\\]^`{|}", r)
+	})
 }
 
 func normal(scheme, host string) Origin {

@@ -75,6 +75,8 @@ func TestParseTakesNothingButAnOrigin(t *testing.T) {
 		"https://user@api.example.com", "https://*.example.com", "https://a b", " https://api.example.com",
 		"https://a.example.com, https://b.example.com", "https://a.example.com,b.example.com", "https://a.example.com\n",
 		`https://api.example.com\@evil.test`,
+		"https://api.example.com:80:443", "https://api.example.com::443", "https://api.example.com:https", "https://::1", "https://[::1", "https://[api.example.com]",
+		"https://[fe80::1%25eth0]", "https://a%41.example.com", "https://a\x00.example.com", "https://:8443", "1https://api.example.com", "ht_tp://api.example.com",
 	} {
 		if got, ok := origin.Parse(s); ok {
 			t.Errorf("Parse(%q) = %v, want that it is no origin", s, got)
