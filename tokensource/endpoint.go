@@ -265,7 +265,11 @@ func read(resp *http.Response, began time.Time) (*Token, *EndpointError) {
 	if err := token.check(); err != nil {
 		return nil, fail(err)
 	}
-	return token.withLifetime(began), nil
+	token = token.withLifetime(began)
+	if !token.Expiry.IsZero() && !token.RefreshAt.Before(token.Expiry) {
+		token.RefreshAt = time.Time{}
+	}
+	return token, nil
 }
 
 func (r reply) token(began time.Time) *Token {
@@ -273,7 +277,7 @@ func (r reply) token(began time.Time) *Token {
 	if r.ExpiresIn > 0 {
 		t.Expiry = began.Add(time.Duration(r.ExpiresIn))
 	}
-	if r.RefreshIn > 0 && (r.ExpiresIn == 0 || r.RefreshIn < r.ExpiresIn) {
+	if r.RefreshIn > 0 {
 		t.RefreshAt = began.Add(time.Duration(r.RefreshIn))
 	}
 	return t

@@ -78,6 +78,18 @@ func TestRefreshInIsTheMomentOfTheEarlyRefresh(t *testing.T) {
 	}
 }
 
+func TestRefreshInAfterAJWTsEndIsNoMoment(t *testing.T) {
+	token := unsignedJWT(`{"alg":"RS256"}`, `{"iat":1000,"exp":4600}`)
+	for value, want := range map[string]time.Duration{`1800`: 30 * time.Minute, `3600`: 0, `7200`: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			tok, began := obtained(t, fmt.Sprintf(`{"access_token":%q,"refresh_token":"rt","refresh_in":%s}`, token, value))
+			if got := life(tok.RefreshAt, began); got != want {
+				t.Errorf("refresh_in %s: got %v, want %v", value, got, want)
+			}
+		})
+	}
+}
+
 func unsignedJWT(header, claims string) string {
 	enc := base64.RawURLEncoding.EncodeToString
 	return enc([]byte(header)) + "." + enc([]byte(claims)) + ".c2ln"
