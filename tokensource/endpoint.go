@@ -367,7 +367,8 @@ func (s *secrets) of(e Endpoint, req *http.Request) redactor {
 		hidden = append(hidden, values...)
 	}
 	for _, s := range hidden {
-		hidden = append(hidden, url.QueryEscape(s), url.PathEscape(s))
+		quoted := strconv.Quote(s) // as errors of net/http write it
+		hidden = append(hidden, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1])
 	}
 	// The longest first: one secret may be the beginning of another.
 	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })

@@ -270,6 +270,15 @@ func TestErrorsOfNetHTTPThatQuoteTheServerAreRedacted(t *testing.T) {
 	}
 }
 
+func TestASecretThatAnErrorWouldQuoteIsRedacted(t *testing.T) {
+	const odd = `hush"hush\`
+	e := endpointReply(302, http.Header{"Location": {"https://x/%zz?" + odd}}, "")
+	e.ClientSecret = odd
+	if _, err := e.Exchange(t.Context(), anyGrant); err == nil || !strings.Contains(err.Error(), "[redacted]") || strings.Contains(err.Error(), "hush") {
+		t.Errorf("got %v, want an error without the secret", err)
+	}
+}
+
 func TestATokenTypeIsPrintedOnOneLine(t *testing.T) {
 	if got := fmt.Sprint(tokensource.Token{TokenType: "a\nb"}); got != `"a\nb" token [redacted]` {
 		t.Errorf("got %q", got)
