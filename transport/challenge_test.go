@@ -1,11 +1,9 @@
 package transport_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -168,33 +166,3 @@ func TestAMegabyteOfChallengesIsReadInOnePass(t *testing.T) {
 		}
 	}
 }
-
-func FuzzChallenges(f *testing.F) {
-	for _, s := range []string{
-		`Bearer realm="a", error=b`, `Basic realm="simple", Newauth realm="apps", type=1, title="Login to \"apps\""`,
-		`Negotiate abc==`, `Bearer realm=, x`, `a="`, `"\`, `B@d a=b, Good`, "\x00\xff,=", `a b= c`, `A = b`,
-	} {
-		f.Add(s)
-	}
-	notToken := func(s string) bool {
-		return s == "" || strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(tokenChars+alphabet, r) })
-	}
-	f.Fuzz(func(t *testing.T, line string) {
-		got := challenged(line)
-		for _, c := range got {
-			if notToken(c.Scheme) || c.Token68 != "" && c.Params != nil {
-				t.Fatalf("%q: got %q, want a scheme that is a token, and a token68 or parameters", line, c)
-			}
-			for name := range c.Params {
-				if notToken(name) || name != strings.ToLower(name) {
-					t.Fatalf("%q: got the name %q, want a token in lower case", line, name)
-				}
-			}
-		}
-		if again := challenged("Bearer x=y", line); !slices.EqualFunc(again[1:], got, func(a, b transport.Challenge) bool { return fmt.Sprint(a) == fmt.Sprint(b) }) {
-			t.Fatalf("%q: got %q after another line, want %q", line, again[1:], got)
-		}
-	})
-}
-
-const alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
