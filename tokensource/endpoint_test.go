@@ -470,28 +470,3 @@ func TestAnErrorIsThatOfTheContext(t *testing.T) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 }
-
-func FuzzReply(f *testing.F) {
-	for _, body := range []string{
-		``, `{}`, `null`, `<p>`, `{"access_token":"at","expires_in":"3600.5","refresh_in":1e400}`, `access_token=at&expires_in=-1`,
-		`{"error":"x","error_description":"\u0000","access_token":[]}`, `{"access_token":"e30.eyJpYXQiOjEsImV4cCI6OWU5OX0.x"}`, `{"access_token":"a b"}`,
-	} {
-		f.Add(200, "application/json", "Wed, 21 Oct 2015 07:28:00 GMT", "120", body)
-		f.Add(400, "text/plain; charset", "x", "Fri, 31 Dec 9999 23:59:59 GMT", body)
-	}
-	f.Fuzz(func(t *testing.T, status int, media, date, retryAfter, body string) {
-		h := http.Header{"Content-Type": {media}, "Date": {date}, "Retry-After": {retryAfter}}
-		tok, err := endpointReply(status, h, body).Exchange(context.Background(), anyGrant)
-		e, refused := errors.AsType[*tokensource.EndpointError](err)
-		switch {
-		case (tok == nil) != refused:
-			t.Fatalf("got %v, %v, want either a token or an EndpointError", tok, err)
-		case refused && (e.RetryAfter < 0 || strings.ContainsAny(err.Error(), "\r\n\x00")):
-			t.Fatalf("got %q, Retry-After %v, want one line and no negative time", err, e.RetryAfter)
-		case !refused && (tok.AccessToken == "" || strings.ContainsFunc(tok.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' })):
-			t.Fatalf("got the access token %q, want one that a header may carry", tok.AccessToken)
-		case !refused && !tok.Expiry.IsZero() && tok.Expiry.Before(time.Now().Add(-time.Minute)):
-			t.Fatalf("got a token that expired at %v, want none", tok.Expiry)
-		}
-	})
-}

@@ -1,7 +1,6 @@
 package tokensource_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdh"
@@ -383,25 +382,4 @@ func quotes(message, text string) bool {
 		}
 	}
 	return false
-}
-
-func FuzzParsePrivateKey(f *testing.F) {
-	for _, text := range append(broken(), "", "garbage", certificate, sec1(), pkcs1(), pkcs8(testEd()), pkcs8(testRSA()), certificate+sec1()) {
-		f.Add([]byte(text))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		before := bytes.Clone(text)
-		key, err := tokensource.ParsePrivateKey(text)
-		switch {
-		case (key == nil) != (err != nil):
-			t.Fatalf("got %T, %v, want either a key or an error", key, err)
-		case err != nil && (strings.ContainsAny(err.Error(), "\r\n\x00") || quotes(err.Error(), string(text))):
-			t.Fatalf("got %q, want one line without the key", err)
-		case !bytes.Equal(text, before):
-			t.Fatal("the text was changed")
-		case key != nil:
-			// It may be too weak to sign, but not make SignedJWT panic.
-			(&tokensource.SignedJWT{Key: key}).Token(context.Background(), nil)
-		}
-	})
 }
