@@ -24,13 +24,16 @@ import (
 // if they are quoted or encoded.
 const hushClient, hushGrant, hushParam = `hush-"cl/ient`, "hush-gränt", "hush+param"
 
-// hushed are what no error may show.
-func hushed() (all []string) {
+// hushed are what no error may show: what the request carries, as it is and as it
+// is written there, and in a URL or a text of Go's.
+func hushed(basic bool) (all []string) {
 	for _, s := range []string{hushClient, hushGrant, hushParam} {
 		all = append(all, s, url.QueryEscape(s), url.PathEscape(s), strings.Trim(strconv.Quote(s), `"`))
 	}
-	basic := url.QueryEscape("app") + ":" + url.QueryEscape(hushClient)
-	return append(all, base64.StdEncoding.EncodeToString([]byte(basic)))
+	if basic {
+		all = append(all, base64.StdEncoding.EncodeToString([]byte("app:"+url.QueryEscape(hushClient))))
+	}
+	return all
 }
 
 // answering is an Endpoint that sends all kinds of secrets, to a server that
@@ -59,11 +62,14 @@ func FuzzReply(f *testing.F) {
 		f.Add(200, "application/json", "Wed, 21 Oct 2015 07:28:00 GMT", "120", "", body, uint8(0))
 		f.Add(400, "text/plain; charset", "x", "Fri, 31 Dec 9999 23:59:59 GMT", "/", body, uint8(1))
 	}
-	hushed := hushed()
+	byBasic, byPost := hushed(true), hushed(false)
 	f.Fuzz(func(t *testing.T, status int, media, date, retryAfter, location, body string, how uint8) {
 		h := http.Header{"Content-Type": {media}, "Date": {date}, "Retry-After": {retryAfter}, "Location": {location}}
 		e := answering(status, h, body, how&1 != 0)
-		e.ClientSecretPost = how&2 != 0
+		hushed := byBasic
+		if how&2 != 0 {
+			e.ClientSecretPost, hushed = true, byPost
+		}
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {hushGrant}}
 		if how&4 != 0 { // the local clock is of interest
 			form = url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {hushGrant}}

@@ -157,6 +157,7 @@ func FuzzBody(f *testing.F) {
 				synctest.Wait()
 				p.first.check(t, "first", p.src)
 				p.second.check(t, "second", p.src)
+				p.checkClosed(t)
 			}
 			p.finish(t)
 		})
@@ -223,6 +224,20 @@ func (p *play) decide(how func()) {
 	if !p.decided {
 		p.decided = true
 		how()
+	}
+}
+
+// checkClosed fails if a Read goes on after its attempt was closed, unless it waits for the
+// caller's body.
+func (p *play) checkClosed(t *testing.T) {
+	busy := 0
+	for _, r := range []*reader{p.first, p.second} {
+		if r != nil && r.closed && r.busy {
+			busy++
+		}
+	}
+	if busy > 1 || busy == 1 && !p.src.waiting {
+		t.Fatalf("%d Reads go on after Close, and the caller's body is read: %t", busy, p.src.waiting)
 	}
 }
 
