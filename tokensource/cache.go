@@ -199,15 +199,21 @@ func (c *Cache) holding() bool { return c.flight != nil && c.flight.held }
 
 // start begins a flight; c.mu is held.
 func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
-	ctx, cancel := context.WithTimeout(untraced{context.WithoutCancel(ctx)}, c.timeout())
+	ctx, cancel := context.WithTimeout(withoutTrace(context.WithoutCancel(ctx)), c.timeout())
 	f := &flight{cause: cause, began: now, cancel: cancel}
 	f.run = func() (any, error) { return c.fly(ctx, f) }
 	c.flight = f
 	c.group.DoChan("", f.run)
 }
 
-// untraced hides an httptrace of the caller's: it is for the caller's request,
-// not for the token endpoint's.
+// withoutTrace hides an httptrace of the caller's: it is for the caller's request,
+// not for the token endpoint's. An empty one takes the place of the hooks that
+// package net looks up by a key of its own.
+func withoutTrace(ctx context.Context) context.Context {
+	empty := &httptrace.ClientTrace{ConnectStart: func(string, string) {}}
+	return untraced{httptrace.WithClientTrace(untraced{ctx}, empty)}
+}
+
 type untraced struct{ context.Context }
 
 func (u untraced) Value(key any) any {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"runtime"
 	"strings"
@@ -870,6 +872,24 @@ func TestTheCallersHTTPTraceDoesNotSeeTheTokenEndpoint(t *testing.T) {
 	}}
 	ctx := context.WithValue(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{}), key{}, "value")
 	(&tokensource.Cache{Source: s}).Token(ctx, nil)
+}
+
+func TestTheCallersHTTPTraceDoesNotSeeTheTokenEndpointsConnection(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	s := &source{answer: func(ctx context.Context, _ int, _ *Token) (*Token, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		return &Token{AccessToken: "a"}, conn.Close()
+	}}
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		ConnectStart: func(string, string) { t.Error("the caller's trace saw the connection") },
+	})
+	if _, err := (&tokensource.Cache{Source: s}).Token(ctx, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestTheInitialRefreshTokenIsNotSentAgain(t *testing.T) {
