@@ -23,22 +23,25 @@ type Challenge struct {
 // Challenges returns the challenges of the response's WWW-Authenticate headers,
 // in order: the way to read a step-up demand (RFC 9470) or the claims that an
 // API wants. What does not follow the grammar is passed over, and hides no
-// challenge beside it. A line of more than 64 KiB is passed over, too.
+// challenge beside it. A line with which they would be more than 64 KiB is passed
+// over, too.
 func Challenges(resp *http.Response) []Challenge {
 	var all []Challenge
+	left := maxLines
 	for _, line := range resp.Header["Www-Authenticate"] {
-		if len(line) > maxLine {
+		if len(line) > left {
 			continue
 		}
+		left -= len(line)
 		p := parser{rest: line}
 		all = append(all, p.challenges()...)
 	}
 	return all
 }
 
-// maxLine is far above what servers send, and keeps a hostile one from making
+// maxLines is far above what servers send, and keeps a hostile one from making
 // millions of challenges.
-const maxLine = 64 << 10
+const maxLines = 64 << 10
 
 // A parser reads one header line: challenge = auth-scheme [ 1*SP ( token68 /
 // #auth-param ) ], in a list with commas whose items are challenges and

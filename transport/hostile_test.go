@@ -218,3 +218,14 @@ func TestAHeaderOfHundredsOfKilobytesIsPassedOver(t *testing.T) {
 		t.Errorf("got %d challenges, want the one beside it", len(got))
 	}
 }
+
+func TestTenMegabytesOfChallengesAreNotTakenApart(t *testing.T) {
+	lines := make([]string, 170)
+	for i := range lines {
+		lines[i] = strings.Repeat("a b=c,", 10_000)
+	}
+	resp := &http.Response{StatusCode: 401, Header: http.Header{"Www-Authenticate": lines}}
+	if got := len(transport.Challenges(resp)); got > 11_000 {
+		t.Errorf("%d challenges, want no more than 64 KiB hold", got)
+	}
+}
