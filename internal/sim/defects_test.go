@@ -34,7 +34,7 @@ var defects = []defect{
 		}
 		go c.invoke(ctx, c.call, o)`}},
 	{"a refresh belongs to its first caller", "tokensource/cache.go", []string{
-		`untraced{context.WithoutCancel(ctx)}`, `untraced{ctx}`}},
+		`withoutTrace(context.WithoutCancel(ctx))`, `withoutTrace(ctx)`}},
 	{"a waiter stays until the refresh ends", "tokensource/cache.go", []string{
 		`		case <-ctx.Done():
 			return nil, ctx.Err()
