@@ -184,7 +184,7 @@ func (b *Body) Close() {
 		return
 	}
 	b.mu.Lock()
-	b.live, b.held, b.owners, b.settled = nil, false, 0, true
+	b.live = nil // no attempt reads any more, nor closes the caller's body
 	b.drop()
 	b.cond.Broadcast()
 	b.mu.Unlock()
