@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -172,6 +174,19 @@ func TestReadInProgressAtTheCutBelongsToTheSecondAttempt(t *testing.T) {
 	})
 }
 
+func TestAnAttemptThatWasCutOffDoesNotWaitForTheSecondsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		b := replay.New(req, roomy, new(replay.Budget))
+		b.Hold(req)
+		second := readAsync(mustNext(t, b, req).Body)
+		want(t, "second Read", now(second), "(waits)")
+		want(t, "first Read", now(readAsync(b.First(req))), "!"+replay.ErrCut.Error())
+		b.Close()
+	})
+}
+
 func TestWhatIsReadWhileHeldIsKeptBeyondTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newSource()
@@ -229,6 +244,7 @@ func TestTrailersReachTheSecondAttemptWhenTheBodyEnds(t *testing.T) {
 	next := mustNext(t, b, req)
 	req.Trailer.Set("X-Sum", "sum")
 	want(t, "names", len(next.Trailer), 1)
+	io.CopyN(io.Discard, next.Body, 6) // one more than was kept
 	want(t, "before the end", next.Trailer.Get("X-Sum"), "")
 	io.ReadAll(next.Body)
 	want(t, "at the end", next.Trailer.Get("X-Sum"), "sum")
@@ -278,6 +294,101 @@ func TestRecordingsShareTheBudgetToItsLastByte(t *testing.T) {
 	want(t, "budget", budget.Used(), limits.Total)
 }
 
+func TestManyRecordingsAtOnceGiveBackWhatTheyTook(t *testing.T) {
+	var budget replay.Budget
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 2000 {
+				req, _ := text("0123456789")
+				b := replay.New(req, roomy, &budget)
+				io.ReadAll(b.First(req))
+				b.Done()
+			}
+		})
+	}
+	all.Wait()
+	want(t, "budget", budget.Used(), int64(0))
+}
+
+func TestNothingMoreIsKeptOfTheLastAttempt(t *testing.T) {
+	req, _ := text(strings.Repeat("x", 100_000))
+	var budget replay.Budget
+	b := replay.New(req, roomy, &budget)
+	io.CopyN(io.Discard, b.First(req), 5)
+	b.Hold(req)
+	next := mustNext(t, b, req)
+	used := budget.Used()
+	io.ReadAll(next.Body)
+	want(t, "budget", budget.Used(), used)
+}
+
+func TestARecordingIsFreedWhenItIsNeededNoMore(t *testing.T) {
+	const size = 8 << 20
+	for name, decide := range map[string]func(*replay.Body, *http.Request){
+		"released":                func(b *replay.Body, _ *http.Request) { b.Release() },
+		"released during a Read":  func(b *replay.Body, req *http.Request) { readAsync(b.First(req)); synctest.Wait(); b.Release() },
+		"given up":                func(b *replay.Body, _ *http.Request) { b.Close() },
+		"released after a resend": func(b *replay.Body, req *http.Request) { resend(b.First(req), size); b.Release() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			src := newSource()
+			req := request(src)
+			before := heap()
+			b := replay.New(req, replay.Limits{Body: 2 * size, Total: 2 * size}, new(replay.Budget))
+			go func() { src.pieces <- strings.Repeat("x", size) }()
+			io.CopyN(io.Discard, b.First(req), size)
+			src.rest = ""
+			want(t, name+": kept before", heap()-before > size/2, true)
+			decide(b, req)
+			want(t, name+": kept after", heap()-before > size/2, false)
+			b.Close()
+		})
+	}
+}
+
+// resend sends an attempt again, n bytes of it, as an owner below.
+func resend(first io.ReadCloser, n int64) {
+	inner, req := nested(first)
+	inner.Hold(req)
+	next, _ := inner.Next(req)
+	io.CopyN(io.Discard, next.Body, n)
+	inner.Done()
+}
+
+// heap returns how many bytes are in use.
+func heap() int64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
+
+func TestABodyIsNotReadBeyondItsEnd(t *testing.T) {
+	req := request(io.NopCloser(&onlyOnce{Reader: strings.NewReader("0123456789")}))
+	b := replay.New(req, roomy, new(replay.Budget))
+	io.ReadAll(b.First(req))
+	b.Hold(req)
+	got, err := io.ReadAll(mustNext(t, b, req).Body)
+	want(t, "second attempt", string(got), "0123456789")
+	want(t, "its end", err, nil)
+}
+
+// onlyOnce ends once; then it fails, as a server's body does that was closed.
+type onlyOnce struct {
+	io.Reader
+	ended bool
+}
+
+func (o *onlyOnce) Read(p []byte) (int, error) {
+	if o.ended {
+		return 0, errors.New("read beyond the end")
+	}
+	n, err := o.Reader.Read(p)
+	o.ended = err == io.EOF
+	return n, err
+}
+
 func TestBodyThatFailedCannotBeSentAgain(t *testing.T) {
 	broken := errors.New("broken")
 	req := request(io.NopCloser(io.MultiReader(strings.NewReader("x"), errReader{broken})))
@@ -306,6 +417,69 @@ func TestCutAttemptReadsEOFOnlyWhenItHasAllOfTheContentLength(t *testing.T) {
 	}
 }
 
+// With either of these net/http sends no Content-Length, so what the request
+// declares does not tell whether a server has it all.
+func TestAContentLengthThatIsNotSentDoesNotTellTheEnd(t *testing.T) {
+	for name, change := range map[string]func(*http.Request){
+		"chunked":  func(req *http.Request) { req.TransferEncoding = []string{"chunked"} },
+		"trailers": func(req *http.Request) { req.Trailer = http.Header{"X-Sum": nil} },
+	} {
+		req, _ := text("0123456789")
+		req.ContentLength = 10
+		change(req)
+		b := replay.New(req, roomy, new(replay.Budget))
+		first := b.First(req)
+		io.CopyN(io.Discard, first, 10)
+		b.Hold(req)
+		next := mustNext(t, b, req)
+		_, err := first.Read(make([]byte, 1))
+		want(t, name+": cut attempt's Read", err, replay.ErrCut)
+		want(t, name+": Sent", next.Sent, false)
+	}
+}
+
+func TestTheBudgetComesBackWhenNoOtherAttemptIsPossible(t *testing.T) {
+	for name, decide := range map[string]func(*replay.Body){"Release": (*replay.Body).Release, "Close": (*replay.Body).Close} {
+		req, _ := text("0123456789")
+		var budget replay.Budget
+		b := replay.New(req, roomy, &budget)
+		io.CopyN(io.Discard, b.First(req), 5)
+		want(t, name+": before", budget.Used() > 0, true)
+		decide(b)
+		want(t, name+": after", budget.Used(), int64(0))
+	}
+}
+
+func TestTheLastAttemptsCloseTellsTheBodysError(t *testing.T) {
+	broken := errors.New("broken")
+	req := request(failingClose{strings.NewReader("x"), broken})
+	b := replay.New(req, roomy, new(replay.Budget))
+	b.Release()
+	want(t, "error", b.First(req).Close(), broken)
+	want(t, "of the second Close", b.First(req).Close(), nil)
+}
+
+type failingClose struct {
+	io.Reader
+	err error
+}
+
+func (f failingClose) Close() error { return f.err }
+
+func TestDoneLetsAnAttemptGoOnOfWhichNothingWasDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req, closes := text("0123456789")
+		b := replay.New(req, roomy, new(replay.Budget))
+		b.Hold(req)
+		got := readAsync(b.First(req))
+		want(t, "held", now(got), "(waits)")
+		b.Done() // as after a panic of the source of tokens
+		want(t, "after Done", now(got), "0123456789")
+		b.First(req).Close()
+		want(t, "closes", *closes, 1)
+	})
+}
+
 func TestRecordingAfterDoneTakesNoMoreOfTheBudget(t *testing.T) {
 	req, _ := text("0123456789")
 	var budget replay.Budget
@@ -323,10 +497,11 @@ func TestBodiesThatNeedNoRecordingAreNotTouched(t *testing.T) {
 		limits replay.Limits
 		hold   bool
 	}{
-		"nil":       {request(nil), roomy, true},
-		"NoBody":    {request(http.NoBody), roomy, true},
-		"GetBody":   {&http.Request{Body: again, GetBody: getBody}, roomy, true},
-		"not bound": {request(stream), replay.Limits{Body: -1}, false},
+		"nil":      {request(nil), roomy, true},
+		"NoBody":   {request(http.NoBody), roomy, true},
+		"GetBody":  {&http.Request{Body: again, GetBody: getBody}, roomy, true},
+		"no bound": {request(stream), replay.Limits{Body: -1}, false},
+		"zero":     {request(stream), replay.Limits{}, false},
 	} {
 		b := replay.New(c.req, c.limits, new(replay.Budget))
 		want(t, name+": first body is the caller's", b.First(c.req) == c.req.Body, true)
@@ -334,6 +509,21 @@ func TestBodiesThatNeedNoRecordingAreNotTouched(t *testing.T) {
 		b.Release()
 		b.Close()
 		b.Done()
+	}
+}
+
+func TestASecondBodyFromGetBodyGoesWithTheCallersTrailer(t *testing.T) {
+	again := io.NopCloser(strings.NewReader("again"))
+	req := &http.Request{Body: http.NoBody, Trailer: http.Header{"X-Sum": nil}}
+	for name, body := range map[string]io.ReadCloser{"NoBody": http.NoBody, "GetBody": again} {
+		req.Body = body
+		req.GetBody = func() (io.ReadCloser, error) { return again, nil }
+		var b *replay.Body
+		next := mustNext(t, b, req)
+		want(t, name, next.Body, body)
+		want(t, name+": Sent", next.Sent, true)
+		_, ok := next.Trailer["X-Sum"]
+		want(t, name+": Trailer", ok, true)
 	}
 }
 
@@ -391,6 +581,85 @@ func TestAnOwnerBelowAnotherDecidesNothingForIt(t *testing.T) {
 		want(t, "outer Hold", outer.Hold(req), true)
 		whole, _ := io.ReadAll(mustNext(t, outer, req).Body)
 		want(t, "outer attempt", string(whole), "0123456789")
+	})
+}
+
+func TestAnOwnerBelowAnotherLeavesTheBudgetToIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req, closes := text(strings.Repeat("x", 9000))
+		var budget replay.Budget
+		outer := replay.New(req, roomy, &budget)
+		inner, innerReq := nested(outer.First(req))
+		first := inner.First(innerReq)
+		io.CopyN(io.Discard, first, 3000)
+		first.Close()
+		inner.Release()
+		inner.Release() // counts once
+		inner.Done()
+		synctest.Wait()
+		want(t, "closes", *closes, 0)
+		want(t, "something is taken", budget.Used() > 0, true)
+		want(t, "outer Hold", outer.Hold(req), true)
+		all, _ := io.ReadAll(mustNext(t, outer, req).Body)
+		want(t, "outer attempt", len(all), 9000)
+	})
+}
+
+// A base may return while what is below it goes on.
+func TestAnOwnerBelowAnotherMayEndAfterIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		decide func(*replay.Body, *http.Request)
+		hold   bool
+		want   string
+	}{
+		"released": {func(b *replay.Body, _ *http.Request) { b.Release() }, true, "0123456789"},
+		"replaced": {func(b *replay.Body, req *http.Request) { b.Hold(req); b.Next(req) }, false, "!" + replay.ErrCut.Error()},
+		"given up": {func(b *replay.Body, _ *http.Request) { b.Close() }, false, "!" + replay.ErrCut.Error()},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			req, closes := text("0123456789")
+			var budget replay.Budget
+			outer := replay.New(req, roomy, &budget)
+			inner, innerReq := nested(outer.First(req))
+			c.decide(outer, req)
+			outer.Done()
+			want(t, name+": inner Hold", inner.Hold(innerReq), c.hold)
+			inner.Release()
+			inner.Done()
+			want(t, name+": Read", now(readAsync(inner.First(innerReq))), c.want)
+			want(t, name+": budget", budget.Used(), int64(0))
+			outer.Close()
+			synctest.Wait()
+			want(t, name+": closes", *closes, 1)
+		})
+	}
+}
+
+func TestAnOwnerBelowAnotherThatIsDoneLaterTakesNoMoreOfTheBudget(t *testing.T) {
+	req, _ := text("0123456789")
+	var budget replay.Budget
+	outer := replay.New(req, roomy, &budget)
+	inner, innerReq := nested(outer.First(req))
+	outer.Release()
+	outer.Done()
+	got, err := io.ReadAll(inner.First(innerReq))
+	want(t, "the body", string(got), "0123456789")
+	want(t, "its end", err, nil)
+	want(t, "budget", budget.Used(), int64(0))
+}
+
+func TestAnOwnerBelowAnotherThatIsDoneDoesNotEndItsHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req, _ := text("0123456789")
+		outer := replay.New(req, roomy, new(replay.Budget))
+		inner, _ := nested(outer.First(req))
+		inner.Release()
+		outer.Hold(req)
+		inner.Done()
+		got := readAsync(outer.First(req))
+		want(t, "Read while held", now(got), "(waits)")
+		outer.Release()
+		want(t, "Read after Release", now(got), "0123456789")
 	})
 }
 
