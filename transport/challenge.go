@@ -49,14 +49,12 @@ const maxLines = 64 << 10
 type parser struct{ rest string }
 
 func (p *parser) challenges() (all []Challenge) {
-	first := false // whether a parameter would be the first of its challenge
 	for p.rest = strings.TrimLeft(p.rest, " \t,"); p.rest != ""; p.rest = strings.TrimLeft(p.rest, " \t,") {
 		name := p.token()
 		if value, ok := p.value(); ok && name != "" {
 			if len(all) > 0 {
-				all[len(all)-1].add(name, value, first)
+				all[len(all)-1].add(name, value)
 			}
-			first = false
 			p.skip()
 			continue
 		}
@@ -64,13 +62,13 @@ func (p *parser) challenges() (all []Challenge) {
 			p.skip()
 			continue
 		}
-		all, first = append(all, Challenge{Scheme: name, Token68: p.token68()}), true
+		all = append(all, Challenge{Scheme: name, Token68: p.token68()})
 	}
 	return all
 }
 
-func (c *Challenge) add(name, value string, first bool) {
-	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && first && !strings.ContainsAny(empty, "/=") {
+func (c *Challenge) add(name, value string) {
+	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
 		// Not a token68 after all, but a parameter without a value.
 		c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
 	}
@@ -130,22 +128,18 @@ func (p *parser) quoted() string {
 	return b.String()
 }
 
-// token68 reads a token68 that follows a scheme and fills the list item; else nothing.
+// token68 reads a token68 that follows a scheme, and is all that does; else nothing.
 func (p *parser) token68() string {
 	item := strings.TrimLeft(p.rest, " \t")
-	if item == p.rest {
-		return ""
-	}
 	n := 0
 	for n < len(item) && isToken68Char(item[n]) {
 		n++
 	}
-	body := n
 	for n < len(item) && item[n] == '=' {
 		n++
 	}
 	after := strings.TrimLeft(item[n:], " \t")
-	if body == 0 || after != "" && after[0] != ',' {
+	if after != "" && after[0] != ',' {
 		return ""
 	}
 	p.rest = after
