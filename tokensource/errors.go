@@ -68,7 +68,12 @@ func (e *EndpointError) Error() string {
 }
 
 // Unwrap returns Err.
-func (e *EndpointError) Unwrap() error { return e.Err }
+func (e *EndpointError) Unwrap() error {
+	if e == nil { // a Source has returned a nil pointer as an error
+		return nil
+	}
+	return e.Err
+}
 
 // Bounds of what is printed of a server's words, in bytes.
 const (

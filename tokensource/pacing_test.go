@@ -1,0 +1,213 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// When a Cache asks its Source again.
+
+// gaps asks once in a millisecond until the Source was called n times, and
+// returns what lay between its calls.
+func gaps(t *testing.T, c *tokensource.Cache, s *source, n int32) (all []time.Duration) {
+	t.Helper()
+	last, calls := time.Now(), s.calls.Load()
+	for end := calls + n; calls < end; time.Sleep(time.Millisecond) {
+		c.Token(t.Context(), nil)
+		synctest.Wait()
+		if now := s.calls.Load(); now > calls {
+			all, last, calls = append(all, time.Since(last)), time.Now(), now
+		}
+	}
+	return all
+}
+
+// wantGap fails unless a gap is half to the whole of 0.2 s × 1.5ⁿ.
+func wantGap(t *testing.T, got time.Duration, n int) {
+	t.Helper()
+	most := 200 * time.Millisecond
+	for range n {
+		most += most / 2
+	}
+	if got < most/2 || got > most+time.Millisecond {
+		t.Errorf("after failure %d in a row, asked again after %v, want %v to %v", n+1, got, most/2, most)
+	}
+}
+
+func TestFailuresInARowAreSpacedMoreAndMore(t *testing.T) {
+	for range 20 { // the waits are drawn
+		synctest.Test(t, func(t *testing.T) {
+			s := failing(unavailable)
+			for i, gap := range gaps(t, &tokensource.Cache{Source: s}, s, 9)[1:] {
+				wantGap(t, gap, i)
+			}
+		})
+	}
+}
+
+func TestTheSpacingBeginsAnewAfterASuccessOrALogin(t *testing.T) {
+	for name, heal := range map[string]func(*testing.T, *tokensource.Cache, *source){
+		"success": func(t *testing.T, c *tokensource.Cache, s *source) {
+			s.answer = numbered(0, time.Second).answer
+			gaps(t, c, s, 1)
+			time.Sleep(time.Second)
+		},
+		"login": func(t *testing.T, c *tokensource.Cache, _ *source) {
+			c.Set(t.Context(), &Token{RefreshToken: "r"}) // is exchanged at once
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := failing(unavailable)
+			c := &tokensource.Cache{Source: s}
+			gaps(t, c, s, 8)
+			heal(t, c, s)
+			s.answer = failing(unavailable).answer
+			got := gaps(t, c, s, 2)
+			if got[0] != 0 {
+				t.Errorf("%s: asked after %v, want at once", name, got[0])
+			}
+			wantGap(t, got[1], 0)
+		})
+	}
+}
+
+// A token that has expired already is served, for clocks may be wrong.
+func TestASourceThatReturnsExpiredTokensIsNotAskedInALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, -time.Hour)
+		s.answer = func(_ context.Context, n int, _ *Token) (*Token, error) {
+			return &Token{AccessToken: fmt.Sprint("token-", n), Expiry: time.Now().Add(-time.Hour)}, nil
+		}
+		c := &tokensource.Cache{Source: s}
+		for range 10000 { // ten seconds
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, fmt.Sprint("token-", s.calls.Load()))
+			time.Sleep(time.Millisecond)
+		}
+		if got := s.calls.Load(); got > 16 {
+			t.Errorf("asked %d times in 10s, want at most 16", got)
+		}
+	})
+}
+
+func TestAnExpiredTokenIsServedAfterAFailureToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(unavailable)
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		time.Sleep(200 * time.Millisecond)
+		s.answer = func(context.Context, int, *Token) (*Token, error) {
+			return &Token{AccessToken: "expired", Expiry: time.Now().Add(-time.Hour)}, nil
+		}
+		for range 2 {
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, "expired")
+		}
+		wantCalls(t, s, 2)
+	})
+}
+
+// paced gives the same token, and says itself when to ask again.
+func paced(pace, life time.Duration) *source {
+	return &source{answer: func(context.Context, int, *Token) (*Token, error) {
+		now := time.Now()
+		return &Token{AccessToken: "same", RefreshAt: now.Add(pace), Expiry: now.Add(life)}, nil
+	}}
+}
+
+func TestAnExpiredTokenOfASourceWithItsOwnPaceIsAskedForAtThatPaceOrSooner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := paced(time.Second, -time.Hour)
+		for i, gap := range gaps(t, &tokensource.Cache{Source: s}, s, 20)[1:] {
+			if i > 6 && gap != time.Second {
+				t.Errorf("asked again after %v, want 1s", gap)
+			}
+		}
+		s = paced(time.Hour, -time.Hour)
+		wantGap(t, gaps(t, &tokensource.Cache{Source: s}, s, 2)[1], 0)
+	})
+}
+
+func TestTheSameTokenAtItsOwnPaceIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := paced(time.Minute, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		for i, gap := range gaps(t, c, s, 5)[1:] {
+			if gap != time.Minute {
+				t.Errorf("refresh %d came after %v, want 1m", i, gap)
+			}
+		}
+		s.answer = numbered(time.Second, time.Hour).answer
+		go c.Token(t.Context(), &Token{AccessToken: "same"})
+		synctest.Wait()
+		got, err := c.Token(t.Context(), nil) // waits: only failures are not waited for
+		wantToken(t, got, err, fmt.Sprint("token-", s.calls.Load()))
+	})
+}
+
+func TestAGoodTokenThatTheSourceConfirmedIsServedOnWithoutIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return &Token{AccessToken: "only"}, nil }}
+		c := &tokensource.Cache{Source: s}
+		only, _ := c.Token(t.Context(), nil)
+		c.Token(t.Context(), only)
+		time.Sleep(time.Hour)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "only")
+		synctest.Wait()
+		wantCalls(t, s, 2)
+	})
+}
+
+func TestATokenIsNotServedBeyondItsExpiryWhileTheSourceIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(&tokensource.EndpointError{StatusCode: 503, RetryAfter: time.Minute})
+		c := &tokensource.Cache{Source: s}
+		now := time.Now()
+		c.Set(t.Context(), &Token{AccessToken: "good", RefreshAt: now.Add(90 * time.Second), Expiry: now.Add(100 * time.Second)})
+		time.Sleep(90 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "good")
+		synctest.Wait()
+		c.Token(t.Context(), nil)
+		time.Sleep(10 * time.Second)
+		if got, err := c.Token(t.Context(), nil); err == nil {
+			t.Errorf("got %v, which has expired, want the 503", got)
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestARefusedLateTokenIsReplacedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			time.Sleep(map[int]time.Duration{1: 1050 * time.Millisecond}[n])
+			return &Token{AccessToken: fmt.Sprint("token-", n)}, nil
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: time.Second}
+		if _, err := c.Token(t.Context(), nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		late, err := c.Token(t.Context(), nil)
+		wantToken(t, late, err, "token-1")
+		got, err := c.Token(t.Context(), late)
+		wantToken(t, got, err, "token-2")
+	})
+}
+
+func TestASourceWhoseErrorIsANilPointerIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing((*tokensource.EndpointError)(nil))}
+		if got, err := c.Token(t.Context(), nil); got != nil || err == nil {
+			t.Errorf("got %v, want an error", got)
+		}
+	})
+}
