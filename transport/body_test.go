@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -649,6 +650,34 @@ func TestBodyWithGetBodyIsNotCopied(t *testing.T) {
 	if !slices.Equal(sent, bodies) {
 		t.Errorf("the base got the bodies %p, want the caller's own %p", sent, bodies)
 	}
+}
+
+func TestRefusalComesAsItIsWhenGetBodyFails(t *testing.T) {
+	req := postBody(t, "https://api.example", strings.NewReader("body"))
+	req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("no other") }
+	auth := &transport.Auth{Source: oldThenNew, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		return bodyAnswer(401, strings.NewReader("untouched")), nil
+	})}
+	if got := getsStatus(t, auth, req, 401); got != "untouched" {
+		t.Errorf("got %q, want the refusal's own words", got)
+	}
+}
+
+// A closer counts how often it is told to close idle connections.
+type closer struct {
+	http.RoundTripper
+	told int
+}
+
+func (c *closer) CloseIdleConnections() { c.told++ }
+
+func TestCloseIdleConnectionsReachesABaseThatHasIt(t *testing.T) {
+	base := new(closer)
+	(&http.Client{Transport: &transport.Auth{Base: &transport.DPoP{Base: base}}}).CloseIdleConnections()
+	if base.told != 1 {
+		t.Errorf("the base was told %d times, want 1", base.told)
+	}
+	(&transport.Auth{Base: roundTrip(nil)}).CloseIdleConnections() // has none
 }
 
 func TestResponseWithNilBodyIsReplayed(t *testing.T) {

@@ -72,6 +72,7 @@ func TestWhatIsNoChallengeHidesNoneBesideIt(t *testing.T) {
 		{`@@@, Bearer error=e`},
 		{`Bearer error=e, @@@`},
 		{`"quoted, Basic", Bearer error="e"`},
+		{`"quoted, Basic , x", Bearer error="e"`},
 		{`realm="orphan", Bearer error=e`},
 		{`=x, Bearer error=e, ="y"`},
 		{`B(d realm="a, b", Bearer error=e`},
@@ -91,7 +92,7 @@ func TestAParameterWithoutAValueIsEmpty(t *testing.T) {
 	wantChallenges(t, challenges{{"Bearer", "ab==", nil}, {"Basic", "", nil}}, `Bearer ab==, error=e, Basic`)
 }
 
-const tokenChars = "!#$%&'*+-.^_`|~0123456789abcXYZ"
+const tokenChars = "!#$%&'*+-.^_`|~0123456789abcxyzABCXYZ"
 
 func pick(r *rand.Rand, chars string, least int) string {
 	b := make([]byte, least+r.IntN(6))
@@ -163,6 +164,15 @@ func TestAMegabyteOfChallengesIsReadInOnePass(t *testing.T) {
 			if n := len(challenged(line)); n > len(line) {
 				t.Errorf("%q…: %d challenges", unit, n)
 			}
+		}
+	}
+}
+
+func TestALineOf64KiBIsReadAndNoLongerOne(t *testing.T) {
+	for size, want := range map[int]int{64 << 10: 1, 64<<10 + 1: 0} {
+		line := "Bearer " + strings.Repeat("a", size-len("Bearer "))
+		if got := len(transport.Challenges(&http.Response{Header: http.Header{"Www-Authenticate": {line}}})); got != want {
+			t.Errorf("%d bytes: got %d challenges, want %d", size, got, want)
 		}
 	}
 }

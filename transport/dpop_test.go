@@ -21,7 +21,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/iotest"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -183,6 +182,12 @@ func TestAWrongKeyIsAnErrorThatNamesItAndNothingIsSent(t *testing.T) {
 	}
 }
 
+func TestTheThumbprintOfAWrongKeyIsAnError(t *testing.T) {
+	if got, err := new(transport.DPoP).Thumbprint(); got != "" || err == nil || !strings.Contains(err.Error(), "DPoP.Key") {
+		t.Errorf("got %q and %v, want an error that names DPoP.Key", got, err)
+	}
+}
+
 func TestABoundTokenIsNotSentWithoutAProofNorAnotherWithOne(t *testing.T) {
 	for _, c := range []struct {
 		kind string
@@ -264,6 +269,67 @@ func TestADemandForANonceCostsOneResend(t *testing.T) {
 	}
 }
 
+// Sixteen of these have all of DPoP's budget.
+func TestTheBudgetOfAResendComesBack(t *testing.T) {
+	demanding := &nonceServer{}
+	demanding.answer = func(n int, _ *http.Request, resp *http.Response) {
+		if n%2 == 1 {
+			demand(resp, 400)
+		}
+	}
+	dpop := &transport.DPoP{Key: edKey, Base: demanding}
+	for range 20 {
+		body := zeros(4 * mib)
+		getsStatus(t, dpop, postBody(t, "https://as.example", &body), 200)
+	}
+}
+
+func TestADemandForANonceComesAsItIsIfTheBodyCannotBeSentAgain(t *testing.T) {
+	large := zeros(5 * mib)
+	for name, body := range map[string]func(*http.Request){
+		"too large": func(req *http.Request) { req.Body = &large },
+		"GetBody fails": func(req *http.Request) {
+			req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("none") }
+		},
+	} {
+		s := &nonceServer{answer: func(_ int, _ *http.Request, resp *http.Response) { demand(resp, 400) }}
+		req := postBody(t, "https://as.example", strings.NewReader("body"))
+		req.GetBody = nil
+		body(req)
+		if got := getsStatus(t, &transport.DPoP{Key: p256, Base: s}, req, 400); got != `{"error":"use_dpop_nonce"}` || len(s.seen) != 1 {
+			t.Errorf("%s: got %q after %d attempts, want the server's answer after one", name, got, len(s.seen))
+		}
+	}
+}
+
+func TestAResponseThatDemandsANonceIsClosedOnce(t *testing.T) {
+	refusal := &bodyOf{Reader: strings.NewReader("")}
+	closedOnce(t, refusal)
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		if n == 1 {
+			demand(resp, 401)
+			resp.Body = refusal
+		}
+	}}
+	getsStatus(t, &transport.DPoP{Key: p256, Base: s}, postBody(t, "https://as.example", nil), 200)
+}
+
+// Some servers answer a proof that they do not like with invalid_grant, too.
+func TestAnInvalidGrantInAnswerToAProofIsNotFinal(t *testing.T) {
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		resp := bodyAnswer(400, strings.NewReader(`{"error":"invalid_grant"}`))
+		resp.Header.Set("Content-Type", "application/json")
+		return resp, nil
+	})
+	for final, rt := range map[bool]http.RoundTripper{true: base, false: &transport.DPoP{Key: p256, Base: base}} {
+		grant := &tokensource.RefreshToken{RefreshToken: "r", Endpoint: tokensource.Endpoint{
+			URL: "https://as.example", ClientID: "app", Client: &http.Client{Transport: rt}}}
+		if _, err := grant.Token(t.Context(), nil); errors.Is(err, tokensource.ErrReauthenticate) != final {
+			t.Errorf("over %T: got %v, want ErrReauthenticate: %t", rt, err, final)
+		}
+	}
+}
+
 func TestASecondDemandForANonceIsTheCallersAndTheNextRequestHasIt(t *testing.T) {
 	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
 		if n <= 2 {
@@ -290,11 +356,16 @@ func TestAnAnswerThatDemandsNoNonceComesWhole(t *testing.T) {
 		{"no JSON by its type", "text/plain", "n", "", demanded, 400},
 		{"more than is read", "application/json", "n", "", `{"error":"use_dpop_nonce","x":"` + large + `"}`, 400},
 		{"no nonce", "application/json", "", "", demanded, 400},
-		{"no proper nonce", "application/json", `a"b`, "", demanded, 400},
-		{"too long a nonce", "application/json", large, "", demanded, 400},
+		{"a quote in the nonce", "application/json", `a"b`, "", demanded, 400},
+		{"a backslash in the nonce", "application/json", `a\b`, "", demanded, 400},
+		{"a space in the nonce", "application/json", "a b", "", demanded, 400},
+		{"a control in the nonce", "application/json", "a\x7f", "", demanded, 400},
+		{"too long a nonce", "application/json", large[:1025], "", demanded, 400},
 		{"another status", "application/json", "n", "", demanded, 403},
 		{"another challenge", "", "n", `DPoP error="invalid_token"`, "", 401},
 		{"another scheme", "", "n", `Bearer error="use_dpop_nonce"`, "", 401},
+		{"a challenge with another status", "", "n", `DPoP error="use_dpop_nonce"`, "", 403},
+		{"an error that is no string", "application/json", "n", "", `{"error":"use_dpop_nonce","error":1}`, 400},
 	} {
 		sent := 0
 		base := roundTripper(func(*http.Request) (*http.Response, error) {
@@ -308,6 +379,18 @@ func TestAnAnswerThatDemandsNoNonceComesWhole(t *testing.T) {
 			t.Errorf("%s: got %.50q after %d attempts, want %.50q after one", c.name, got, sent, c.body)
 		}
 	}
+}
+
+func TestTheLongestNonceIsSentBack(t *testing.T) {
+	longest := strings.Repeat("!~", 512)
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		resp.Header.Set("DPoP-Nonce", longest)
+		if n == 1 {
+			demand(resp, 400)
+		}
+	}}
+	getsStatus(t, &transport.DPoP{Key: p256, Base: s}, postBody(t, "https://as.example", nil), 200)
+	s.wantSeen(t, "", longest)
 }
 
 func TestADemandForTheNonceThatWasSentIsNotObeyed(t *testing.T) {
@@ -338,6 +421,74 @@ func TestEachServerHasNoncesOfItsOwnAndSoHasEachRole(t *testing.T) {
 	api.Header.Set("Authorization", "DPoP token")
 	getsStatus(t, dpop, api, 200)
 	s.wantSeen(t, "", "", "nonce-1", "nonce-2", "")
+}
+
+func TestAnAuthorizationServersDemandNeedsNoChallenge(t *testing.T) {
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		if n == 1 {
+			demand(resp, 400)
+			resp.StatusCode = 401
+		}
+	}}
+	getsStatus(t, &transport.DPoP{Key: p256, Base: s}, postBody(t, "https://as.example", nil), 200)
+	s.wantSeen(t, "", "nonce-1")
+}
+
+func TestADemandWithoutANonceIsNotObeyedAndTheLastOneStays(t *testing.T) {
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		if n == 2 {
+			demand(resp, 401)
+		}
+		if n > 1 {
+			resp.Header.Del("DPoP-Nonce")
+		}
+	}}
+	dpop := &transport.DPoP{Key: p256, Base: s}
+	for _, status := range []int{200, 401, 200} {
+		getsStatus(t, dpop, postBody(t, "https://as.example", nil), status)
+	}
+	s.wantSeen(t, "", "nonce-1", "nonce-1")
+}
+
+func TestARefusalWithANilBodyComesAsItIs(t *testing.T) {
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 400, Header: http.Header{"Content-Type": {"application/json"}, "Dpop-Nonce": {"n"}}}, nil
+	})
+	resp, err := (&transport.DPoP{Key: p256, Base: base}).RoundTrip(postBody(t, "https://as.example", nil))
+	if err != nil || resp.StatusCode != 400 || resp.Body != nil {
+		t.Errorf("got %v and %v, want the response", resp, err)
+	}
+}
+
+func TestTheNoncesOf256ServersAreKept(t *testing.T) {
+	silent := false
+	s := &nonceServer{answer: func(_ int, _ *http.Request, resp *http.Response) {
+		if silent {
+			resp.Header.Del("DPoP-Nonce")
+		}
+	}}
+	dpop := &transport.DPoP{Key: edKey, Base: s}
+	ask := func(servers int) (known int) {
+		s.seen = nil
+		for i := range servers {
+			getsStatus(t, dpop, postBody(t, fmt.Sprintf("https://%d.example", i), nil), 200)
+		}
+		for _, nonce := range s.seen {
+			if nonce != "" {
+				known++
+			}
+		}
+		return known
+	}
+	ask(256)
+	if got := ask(256); got != 256 { // each has a new one
+		t.Errorf("the nonces of %d servers are known, want 256", got)
+	}
+	ask(257)
+	silent = true
+	if got := ask(257); got != 256 {
+		t.Errorf("the nonces of %d of 257 servers are known, want 256", got)
+	}
 }
 
 func TestNoncesOfManyServersAreBounded(t *testing.T) {
@@ -607,20 +758,50 @@ func TestNoPartOfABodyIsMissingWhateverTheOrderOfRefusals(t *testing.T) {
 }
 
 func TestAnAPIsRefusalIsNotReadForANonce(t *testing.T) {
+	read := false
 	base := roundTripper(func(*http.Request) (*http.Response, error) {
-		resp := bodyAnswer(400, iotest.ErrReader(errors.New("read")))
+		resp := bodyAnswer(400, atEnd(func() { read = true }))
 		resp.Header.Set("Content-Type", "application/json")
 		resp.Header.Set("DPoP-Nonce", "n")
 		return resp, nil
 	})
 	token := &tokensource.Token{AccessToken: "a", TokenType: "DPoP"}
 	auth := &transport.Auth{Source: tokensource.Static(token), Base: &transport.DPoP{Key: p256, Base: base}}
-	resp, err := auth.RoundTrip(postBody(t, "https://api.example", nil))
+	if _, err := auth.RoundTrip(postBody(t, "https://api.example", nil)); err != nil || read {
+		t.Errorf("got %v, the body was read: %t, want the first Read to be the caller's", err, read)
+	}
+}
+
+// brokenOff ends with an error, which it tells once.
+type brokenOff struct {
+	io.Reader
+	err error
+}
+
+func (b *brokenOff) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		err, b.err = b.err, io.EOF
+	}
+	return n, err
+}
+
+func TestAnAnswerThatBreaksOffIsTheCallersWithItsError(t *testing.T) {
+	broken := errors.New("broken off")
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		resp := bodyAnswer(400, &brokenOff{Reader: strings.NewReader(`{"error":`), err: broken})
+		resp.Header = http.Header{"Content-Type": {"application/json"}, "Dpop-Nonce": {"n"}}
+		return resp, nil
+	})
+	resp, err := (&transport.DPoP{Key: p256, Base: base}).RoundTrip(postBody(t, "https://as.example", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := resp.Body.Read(make([]byte, 1)); err == nil || err.Error() != "read" {
-		t.Errorf("got %v, want the first read to be the caller's", err)
+	for range 2 {
+		got, err := io.ReadAll(resp.Body)
+		if err != broken {
+			t.Errorf("got %q and %v, want the error of the body", got, err)
+		}
 	}
 }
 

@@ -86,12 +86,7 @@ func TestRoundTripDoesNotWaitForTheCallersClose(t *testing.T) {
 		body := &inboundBody{reading: make(chan struct{}), gate: make(chan struct{})}
 		read := make(chan struct{})
 		auth := &transport.Auth{
-			Source: tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
-				if old != nil {
-					return nil, tokensource.ErrReauthenticate
-				}
-				return &tokensource.Token{AccessToken: "a"}, nil
-			}),
+			Source: tokensource.Func(unwilling),
 			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 				go func() { io.Copy(io.Discard, req.Body); close(read) }()
 				<-body.reading
@@ -174,6 +169,82 @@ func TestARefusedResponseThatHangsHoldsNobodyBeyondHisDeadline(t *testing.T) {
 			}
 			time.Sleep(time.Hour) // until all is closed
 		})
+	}
+}
+
+// unwilling hands out one token, and no other.
+func unwilling(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+	if old != nil {
+		return nil, tokensource.ErrReauthenticate
+	}
+	return &tokensource.Token{AccessToken: "a"}, nil
+}
+
+// An unclosable body is closed when the gate opens.
+type unclosable struct {
+	gate   chan struct{}
+	closes atomic.Int32
+}
+
+func (u *unclosable) Read([]byte) (int, error) { <-u.gate; return 0, io.EOF }
+
+func (u *unclosable) Close() error { <-u.gate; u.closes.Add(1); return nil }
+
+func TestARefusedResponseThatCannotBeClosedHoldsNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		source tokensource.Func
+		takes  time.Duration
+	}{
+		"replayed":       {oldThenNew, 50 * time.Millisecond},
+		"no other token": {unwilling, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			refusal := &unclosable{gate: make(chan struct{})}
+			auth := &transport.Auth{Source: c.source, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Header.Get("Authorization") == "Bearer new" {
+					return httptest.NewRecorder().Result(), nil
+				}
+				return &http.Response{StatusCode: 401, Body: refusal}, nil
+			})}
+			began := time.Now()
+			get(t, auth)
+			if took := time.Since(began); took != c.takes {
+				t.Errorf("%s: took %v, want %v", name, took, c.takes)
+			}
+			close(refusal.gate)
+			synctest.Wait()
+			if got := refusal.closes.Load(); got != 1 {
+				t.Errorf("%s: closed %d times, want 1", name, got)
+			}
+		})
+	}
+}
+
+func TestTheErrorOfABaseComesAsItIs(t *testing.T) {
+	broken := errors.New("broken")
+	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
+	auth.Base = roundTripper(func(*http.Request) (*http.Response, error) { return nil, broken })
+	if _, _, err := get(t, auth); err != broken {
+		t.Errorf("got %v, want the base's own error", err)
+	}
+}
+
+func TestAnAuthWithoutASourceIsAnErrorThatNamesIt(t *testing.T) {
+	if _, _, err := get(t, &transport.Auth{Base: unsent(t)}); err == nil || !strings.Contains(err.Error(), "Auth.Source") {
+		t.Errorf("got %v, want an error that names Auth.Source", err)
+	}
+}
+
+func TestARequestWithoutAURLIsTheBasesAffair(t *testing.T) {
+	broken := errors.New("no URL")
+	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
+	for _, auth.Base = range []http.RoundTripper{
+		roundTripper(func(*http.Request) (*http.Response, error) { return nil, broken }),
+		&transport.DPoP{Base: roundTripper(func(*http.Request) (*http.Response, error) { return nil, broken })},
+	} {
+		if _, err := auth.RoundTrip(new(http.Request)); err != broken {
+			t.Errorf("got %v, want the base's error", err)
+		}
 	}
 }
 

@@ -450,6 +450,49 @@ func TestATokenSentAlongWithAnAnswerIsUsedFromThenOn(t *testing.T) {
 	}
 }
 
+// A replaceable source notes what is handed to its Replace.
+type replaceable struct {
+	tokensource.Source
+	replaced []string
+}
+
+func (r *replaceable) Replace(_ context.Context, old, next *tokensource.Token) error {
+	r.replaced = append(r.replaced, old.AccessToken+" by "+next.AccessToken)
+	return errors.New("does not matter")
+}
+
+func TestOnlyAnotherTokenOfAnAnswerIsHandedToTheSource(t *testing.T) {
+	source := &replaceable{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
+	for _, name := range []string{"", "a", "b"} {
+		auth := &transport.Auth{Source: source, Base: &api{likes: func(string) bool { return true }}}
+		auth.NewToken = func(*http.Response) *tokensource.Token {
+			if name == "" {
+				return nil
+			}
+			return &tokensource.Token{AccessToken: name}
+		}
+		if err := ok(t, auth); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if got, want := fmt.Sprint(source.replaced), "[a by b]"; got != want {
+		t.Errorf("replaced %s, want %s", got, want)
+	}
+}
+
+func TestATokenOfAnAnswerIsIgnoredByASourceThatTakesNone(t *testing.T) {
+	auth := &transport.Auth{
+		Source:   tokensource.Static(&tokensource.Token{AccessToken: "a"}),
+		NewToken: func(*http.Response) *tokensource.Token { return &tokensource.Token{AccessToken: "b"} },
+		Base:     &api{likes: func(token string) bool { return token == "a" }},
+	}
+	for range 2 {
+		if err := ok(t, auth); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAMalformedTokenFromAnAnswerIsNotTaken(t *testing.T) {
 	cache := new(tokensource.Cache)
 	cache.Set(t.Context(), &tokensource.Token{AccessToken: "first"})

@@ -184,3 +184,15 @@ func TestNoExportedTypeShowsASecret(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsPrintedTellsWhatItIs(t *testing.T) {
+	dpop := &transport.DPoP{Base: hushBase(200)}
+	auth := &transport.Auth{Source: new(tokensource.Cache), Base: dpop}
+	if got, want := fmt.Sprint(auth), "*tokensource.Cache over *transport.DPoP"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	text, err := dpop.MarshalText()
+	if want := "DPoP over transport_test.hushBase"; fmt.Sprint(dpop) != want || string(text) != want || err != nil {
+		t.Errorf("got %v, as text %s and %v, want %s", dpop, text, err, want)
+	}
+}
