@@ -18,7 +18,8 @@ import (
 // being noticed; an old value of the same key can be put back.
 //
 // To change the key, put the new one first and keep the old one until each value
-// has been saved again.
+// has been saved again. Where several processes share the Store, put the new one
+// behind the old one everywhere before.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type Encrypted struct {
@@ -38,10 +39,11 @@ const (
 	keyIDSize     = 8
 )
 
-// Load decrypts what Store has. An error tells that the value is of none of Keys,
-// was changed or cut short, is not one of ours, or is of a newer version.
+// Load decrypts what Store has. A [StoreError] of Op "decode" tells that the value
+// is of none of Keys, was changed or cut short, is not one of ours, or is of a
+// newer version, or that Keys cannot be used.
 func (e *Encrypted) Load(ctx context.Context, key string) ([]byte, error) {
-	if err := e.check(); err != nil {
+	if err := e.check(key); err != nil {
 		return nil, err
 	}
 	value, err := e.Store.Load(ctx, key)
@@ -54,7 +56,7 @@ func (e *Encrypted) Load(ctx context.Context, key string) ([]byte, error) {
 // Update decrypts the value for fn, and encrypts what fn saves. Where it cannot
 // decrypt, it returns an error as Load does, and fn is not called.
 func (e *Encrypted) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	if err := e.check(); err != nil {
+	if err := e.check(key); err != nil {
 		return err
 	}
 	return e.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
@@ -72,16 +74,17 @@ func (e *Encrypted) Update(ctx context.Context, key string, fn func([]byte, func
 	})
 }
 
-func (e *Encrypted) check() error {
+func (e *Encrypted) check(key string) error {
+	fail := func(text string) error { return &StoreError{opDecode, key, errors.New(text)} }
 	if e.Store == nil {
-		return errors.New("tokensource: Encrypted.Store is nil")
+		return fail("Encrypted.Store is nil")
 	}
 	if len(e.Keys) == 0 {
-		return errors.New("tokensource: Encrypted.Keys is empty")
+		return fail("Encrypted.Keys is empty")
 	}
-	for i, key := range e.Keys {
-		if len(key) != 32 {
-			return fmt.Errorf("tokensource: Encrypted.Keys[%d] has %d bytes, want 32", i, len(key))
+	for i, k := range e.Keys {
+		if len(k) != 32 {
+			return fail(fmt.Sprintf("Encrypted.Keys[%d] has %d bytes, want 32", i, len(k)))
 		}
 	}
 	return nil
@@ -100,12 +103,13 @@ func (e *Encrypted) open(key string, value []byte) ([]byte, error) {
 	if value == nil {
 		return nil, nil
 	}
+	fail := func(text string) ([]byte, error) { return nil, &StoreError{opDecode, key, errors.New(text)} }
 	sealed, ok := bytes.CutPrefix(value, []byte(sealedMagic))
 	if !ok || len(sealed) < 1+keyIDSize {
-		return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q is not encrypted by it, or was cut short", key)
+		return fail("the value is not encrypted by Encrypted, or was cut short")
 	}
 	if v := sealed[0]; v != sealedVersion {
-		return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q is of version %d, not %d", key, v, sealedVersion)
+		return fail(fmt.Sprintf("the encrypted value is of version %d, not %d", v, sealedVersion))
 	}
 	header, id, sealed := value[:len(sealedMagic)+1+keyIDSize], sealed[1:1+keyIDSize], sealed[1+keyIDSize:]
 	for _, k := range e.Keys {
@@ -118,11 +122,11 @@ func (e *Encrypted) open(key string, value []byte) ([]byte, error) {
 		}
 		opened, err := aead.Open([]byte{}, nil, sealed, additional(header, key))
 		if err != nil {
-			return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q was changed, cut short, or moved from another key", key)
+			return fail("the encrypted value was changed, cut short, or moved from another key")
 		}
 		return opened, nil
 	}
-	return nil, fmt.Errorf("tokensource: Encrypted: the value of key %q was encrypted with none of Encrypted.Keys", key)
+	return fail("the value was encrypted with none of Encrypted.Keys")
 }
 
 func aead(key []byte) (cipher.AEAD, error) {

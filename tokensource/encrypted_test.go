@@ -88,19 +88,19 @@ func TestAValueThatCannotBeDecryptedIsAnErrorAndStays(t *testing.T) {
 	relabelled := []byte(good)
 	relabelled[len("tt-sealed")+1] ^= 1
 	for want, data := range map[string]string{
-		"is not encrypted by it, or was cut short": `{"v":1,"gen":1,"token":{"access_token":"hush"}}`,
-		"cut short":                 good[:12],
-		"changed, cut short":        good[:len(good)-1],
-		"was changed":               string(changed),
-		"is of version 2, not 1":    string(newer),
-		"none of Encrypted.Keys":    string(relabelled),
-		"is not encrypted":          "",
-		"changed, cut short, or mo": good[:len("tt-sealed")+9],
+		"is not encrypted by Encrypted, or was": `{"v":1,"gen":1,"token":{"access_token":"hush"}}`,
+		"cut short":                             good[:12],
+		"changed, cut short":                    good[:len(good)-1],
+		"was changed":                           string(changed),
+		"is of version 2, not 1":                string(newer),
+		"none of Encrypted.Keys":                string(relabelled),
+		"is not encrypted":                      "",
+		"changed, cut short, or mo":             good[:len("tt-sealed")+9],
 	} {
 		put(t, store, "k", data)
 		load, update := spoiled(t, e, "k")
 		for _, err := range []error{load, update} {
-			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
+			if !isStoreError(err, "decode") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
 				t.Errorf("%q: got %v, want an error that has: %s", data, err, want)
 			}
 		}
@@ -146,8 +146,20 @@ func TestAnEncryptedTokenSharesItsWayWithAPlainOne(t *testing.T) {
 	b.Token(t.Context(), nil)
 	got, err := b.Token(t.Context(), first)
 	wantToken(t, got, err, "access-2")
-	wrong := newProcess(&tokensource.Encrypted{Store: store, Keys: [][]byte{aesKey(2)}}, server)
-	if _, err := wrong.Token(context.Background(), nil); !isStoreError(err, "load") || server.calls.Load() != 2 {
-		t.Errorf("a wrong key: got %v after %d exchanges, want a StoreError after 2", err, server.calls.Load())
+}
+
+func TestAWrongKeyIsNoStoreThatIsAway(t *testing.T) {
+	store := new(storetest.Memory)
+	put(t, &tokensource.Encrypted{Store: store, Keys: [][]byte{aesKey(1)}}, "k", "x")
+	unasked := tokensource.Func(func(context.Context, *Token) (*Token, error) {
+		t.Error("the source was asked, want an error before")
+		return nil, tokensource.ErrReauthenticate
+	})
+	for _, keys := range [][][]byte{{aesKey(2)}, nil} {
+		e := &tokensource.Encrypted{Store: store, Keys: keys}
+		s := &tokensource.Stored{Source: unasked, Store: e, Key: "k", Unshared: true}
+		if _, err := s.Token(t.Context(), nil); !isStoreError(err, "decode") {
+			t.Errorf("%v: got %v, want a StoreError of decode", keys, err)
+		}
 	}
 }

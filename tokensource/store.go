@@ -50,6 +50,15 @@ type StoreError struct {
 	Err error
 }
 
+// storeError is a Store's failure, or what a Store around it says of the value: that
+// does not mean that the Store is away.
+func storeError(op, key string, err error) *StoreError {
+	if e, ok := errors.AsType[*StoreError](err); ok && e != nil && e.Op == opDecode {
+		return e
+	}
+	return &StoreError{op, key, err}
+}
+
 const opLoad, opUpdate, opSave, opDecode = "load", "update", "save", "decode"
 
 // Error tells what failed and why.

@@ -48,7 +48,8 @@ type Stored struct {
 
 	// Unshared lets the process obtain tokens of its own while the Store is
 	// away, or does not answer within 5 s: for client credentials and the like. A
-	// refresh token is never spent without the lock.
+	// refresh token is never spent without the lock, if it is in a Token or is
+	// that of a RefreshToken: one that a Func keeps to itself is not seen.
 	Unshared bool
 
 	mu      sync.Mutex // guards what follows
@@ -107,7 +108,7 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, &StoreError{opLoad, key, err}
+		return nil, storeError(opLoad, key, err)
 	}
 	if err := s.learn(key, value); err != nil {
 		return nil, err
@@ -158,7 +159,7 @@ func (s *Stored) locked(ctx context.Context, key string, life time.Duration, fn 
 	case errors.Is(err, ErrLocked):
 		return err
 	}
-	return &StoreError{opUpdate, key, cmp.Or(err, errNotCalled)}
+	return storeError(opUpdate, key, cmp.Or(err, errNotCalled))
 }
 
 var (

@@ -274,7 +274,7 @@ func TestNothingIsExchangedWhileAnEarlierTokenIsUnsaved(t *testing.T) {
 
 func isStoreError(err error, op string) bool {
 	e, ok := errors.AsType[*tokensource.StoreError](err)
-	return ok && e.Op == op && strings.HasPrefix(e.Key, "key")
+	return ok && e.Op == op && strings.HasPrefix(e.Key, "k")
 }
 
 func TestAStoreThatIsAwayIsAnErrorUnlessTheTokenIsGood(t *testing.T) {
