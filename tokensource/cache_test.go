@@ -282,8 +282,8 @@ func TestALateAnswerThatALoginIsNeededIsFinal(t *testing.T) {
 
 func TestASourceThatPanicsOrExitsIsAnErrorForAllAndTheNextCallCanSucceed(t *testing.T) {
 	for name, misbehave := range map[string]func(){
-		"panic":          func() { panic("boom") },
-		"panic(nil)":     func() { panic(nil) },
+		"panicked: boom": func() { panic("boom") },
+		"panicked: ":     func() { panic(nil) },
 		"runtime.Goexit": runtime.Goexit,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -295,8 +295,8 @@ func TestASourceThatPanicsOrExitsIsAnErrorForAllAndTheNextCallCanSucceed(t *test
 				}}
 				c := &tokensource.Cache{Source: s}
 				for _, err := range all(10, func(int) error { _, err := c.Token(t.Context(), nil); return err }) {
-					if err == nil {
-						t.Error("got no error")
+					if err == nil || !strings.Contains(err.Error(), name) {
+						t.Errorf("got %v, want an error that has %s", err, name)
 					}
 				}
 				s.answer = numbered(0, 0).answer
@@ -345,8 +345,8 @@ func TestAnOutageOfTwoSecondsCostsAtMostTwelveTokenRequests(t *testing.T) {
 			c := &tokensource.Cache{Source: s}
 			all(50, func(int) error {
 				for {
-					_, err := c.Token(t.Context(), nil)
-					if err == nil {
+					got, err := c.Token(t.Context(), nil)
+					if got != nil {
 						return nil
 					}
 					if !errors.Is(err, unavailable) {
@@ -362,6 +362,66 @@ func TestAnOutageOfTwoSecondsCostsAtMostTwelveTokenRequests(t *testing.T) {
 				t.Errorf("%d token requests, want at most 12", got)
 			}
 		})
+	}
+}
+
+func TestTheRememberedErrorComesAtOnceUntilTheSourceIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(unavailable)
+		c := &tokensource.Cache{Source: s}
+		c.Set(t.Context(), &Token{AccessToken: "expired", Expiry: time.Now().Add(-time.Hour)})
+		for range 10 {
+			if got, err := c.Token(t.Context(), nil); got != nil || err != unavailable {
+				t.Errorf("got %v and %v, want the source's error", got, err)
+			}
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestTheContextOfARefreshEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var given context.Context
+		c := &tokensource.Cache{Source: tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+			given = ctx
+			return &Token{AccessToken: "a"}, ctx.Err()
+		})}
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "a")
+		synctest.Wait()
+		if given.Err() == nil {
+			t.Error("the context goes on, want it to end")
+		}
+	})
+}
+
+// Callers find that the moment has come, and get the lock when the refresh is
+// over already.
+func TestManyCallersAtTheMomentOfAnEarlyRefreshCauseOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			s := numbered(0, time.Hour)
+			c := &tokensource.Cache{Source: s}
+			c.Set(t.Context(), &Token{AccessToken: "good", Expiry: time.Now().Add(100 * time.Second)})
+			time.Sleep(91 * time.Second)
+			all(100, func(int) error { return second(c.Token(t.Context(), nil)) })
+			synctest.Wait()
+			wantCalls(t, s, 1)
+		}
+	})
+}
+
+func TestALoginAtTheMomentOfARefreshServesItsCallers(t *testing.T) {
+	for range 1000 {
+		c := &tokensource.Cache{Source: numbered(0, 0)}
+		var set sync.WaitGroup
+		set.Go(func() { c.Set(t.Context(), &Token{AccessToken: "login"}) })
+		if _, err := c.Token(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		set.Wait()
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "login")
 	}
 }
 
@@ -456,6 +516,104 @@ func TestSetAndForgetArePassedDown(t *testing.T) {
 	if err := c.Forget(t.Context()); err == nil || k.forgets != 1 {
 		t.Errorf("Forget: error %v after %d calls, want the source's error after 1", err, k.forgets)
 	}
+}
+
+// A teller is a Source that is told of logins and logouts, and answers in its own way.
+type teller struct {
+	*source
+	set    func(*Token) error
+	forget func() error
+}
+
+func (l *teller) Set(_ context.Context, t *Token) error { return l.set(t) }
+func (l *teller) Forget(context.Context) error          { return l.forget() }
+
+func TestASourceIsAskedSoonOnlyAfterALoginThatItDidNotTake(t *testing.T) {
+	for err, calls := range map[error]int32{nil: 0, errAway: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &teller{source: numbered(0, 0), set: func(*Token) error { return err }}
+			c := &tokensource.Cache{Source: l}
+			if got := c.Set(t.Context(), &Token{AccessToken: "login"}); got != err {
+				t.Errorf("Set: got %v, want %v", got, err)
+			}
+			time.Sleep(time.Second)
+			c.Token(t.Context(), nil)
+			synctest.Wait()
+			wantCalls(t, l.source, calls)
+		})
+	}
+}
+
+func TestALoginThatTheSourceDidNotTakeDoesNotConcernTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &teller{source: numbered(0, 0)}
+		l.set = func(t *Token) error {
+			if t.AccessToken == "second" {
+				return nil
+			}
+			time.Sleep(time.Second)
+			return errAway
+		}
+		c := &tokensource.Cache{Source: l}
+		time.AfterFunc(500*time.Millisecond, func() { c.Set(t.Context(), &Token{AccessToken: "second"}) })
+		c.Set(t.Context(), &Token{AccessToken: "first"})
+		time.Sleep(10 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		synctest.Wait()
+		wantToken(t, got, err, "second")
+		wantCalls(t, l.source, 0)
+	})
+}
+
+func TestReplaceIsToldToASourceThatHasOnlySet(t *testing.T) {
+	var told []string
+	l := &teller{source: numbered(0, 0), set: func(t *Token) error { told = append(told, t.AccessToken); return errAway }}
+	c := &tokensource.Cache{Source: l}
+	first, second := &Token{AccessToken: "first"}, &Token{AccessToken: "second"}
+	c.Set(t.Context(), first)
+	if err := c.Replace(t.Context(), first, second); err != errAway {
+		t.Errorf("got %v, want the source's error", err)
+	}
+	if err := c.Replace(t.Context(), first, &Token{AccessToken: "late"}); err != nil {
+		t.Errorf("late: got %v, want none", err)
+	}
+	if got := fmt.Sprint(told); got != "[first second]" {
+		t.Errorf("told of %s, want of first and second", got)
+	}
+}
+
+func TestAfterALogoutTheSourceAnswersOnceItWasTold(t *testing.T) {
+	for err, calls := range map[error]int32{nil: 1, errAway: 0} {
+		l := &teller{source: numbered(0, 0), forget: func() error { return err }}
+		c := &tokensource.Cache{Source: l}
+		if got := c.Forget(t.Context()); got != err {
+			t.Errorf("Forget: got %v, want %v", got, err)
+		}
+		if _, got := c.Token(t.Context(), nil); errors.Is(got, tokensource.ErrReauthenticate) != (err != nil) {
+			t.Errorf("after %v: got %v", err, got)
+		}
+		wantCalls(t, l.source, calls)
+	}
+}
+
+func TestAnEarlierLogoutThatTheSourceWasToldLateDoesNotEndALaterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logouts := 0
+		l := &teller{source: numbered(0, 0)}
+		l.forget = func() error {
+			if logouts++; logouts == 2 {
+				return errAway
+			}
+			time.Sleep(time.Second)
+			return nil
+		}
+		c := &tokensource.Cache{Source: l}
+		time.AfterFunc(500*time.Millisecond, func() { c.Forget(t.Context()) })
+		c.Forget(t.Context())
+		if got, err := c.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v and %v, want ErrReauthenticate", got, err)
+		}
+	})
 }
 
 func TestSetWinsOverARefreshInFlightAndItsWaitersReturnAtOnce(t *testing.T) {
@@ -721,7 +879,90 @@ func TestOnRefreshIsToldOfEveryRefresh(t *testing.T) {
 		s.answer = func(context.Context, int, *Token) (*Token, error) { time.Sleep(time.Second); return nil, unavailable }
 		c.Token(t.Context(), tok)
 		want(tokensource.Refused, 1, unavailable)
+		time.Sleep(100 * time.Second)
+		c.Token(t.Context(), tok) // refused, but expired besides
+		want(tokensource.Expired, 1, unavailable)
 	})
+}
+
+func TestOnRefreshIsToldOfALateTokenButNotOfALateError(t *testing.T) {
+	for late, want := range map[error]string{
+		nil:         "[expired after 1s: true expired after 10s: false]",
+		unavailable: "[expired after 1s: true]",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var events []string
+			c := &tokensource.Cache{Timeout: time.Second}
+			c.Source = tokensource.Func(func(context.Context, *Token) (*Token, error) {
+				time.Sleep(10 * time.Second)
+				return &Token{AccessToken: "late"}, late
+			})
+			c.OnRefresh = func(r tokensource.Refresh) {
+				events = append(events, fmt.Sprintf("%s after %v: %t", r.Cause, r.Duration, r.Err != nil))
+			}
+			c.Token(t.Context(), nil)
+			time.Sleep(time.Minute)
+			if got := fmt.Sprint(events); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// late gives a token after 15 s, whatever becomes of its context.
+func late() *source {
+	return &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+		time.Sleep(15 * time.Second)
+		return &Token{AccessToken: "late"}, nil
+	}}
+}
+
+func TestALateTokenCountsForTheCallersThatItServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last tokensource.Refresh
+		c := &tokensource.Cache{Source: late(), Timeout: 6 * time.Second, OnRefresh: func(r tokensource.Refresh) { last = r }}
+		now := time.Now()
+		c.Set(t.Context(), &Token{AccessToken: "good", RefreshAt: now.Add(90 * time.Second), Expiry: now.Add(100 * time.Second)})
+		time.Sleep(90 * time.Second)
+		c.Token(t.Context(), nil) // an early refresh, which is given up after 6 s
+		time.Sleep(10 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "late")
+		synctest.Wait()
+		if last != (tokensource.Refresh{Cause: tokensource.Expired, Duration: 5 * time.Second, Waiters: 1}) {
+			t.Errorf("got %+v, want one that waited 5s, because the token had expired", last)
+		}
+	})
+}
+
+func TestReplaceDoesNotVoidALateToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: late(), Timeout: time.Second}
+		first := &Token{AccessToken: "first"}
+		c.Set(t.Context(), first)
+		c.Token(t.Context(), first)
+		if err := c.Replace(t.Context(), first, &Token{AccessToken: "of-an-answer"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "late")
+	})
+}
+
+func TestReplaceKeepsARefreshTokenThatCameAlong(t *testing.T) {
+	var given *Token
+	c := &tokensource.Cache{Source: tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+		given = old
+		return &Token{AccessToken: "third"}, nil
+	})}
+	first, second := &Token{AccessToken: "first", RefreshToken: "r1"}, &Token{AccessToken: "second", RefreshToken: "r2"}
+	c.Set(t.Context(), first)
+	c.Replace(t.Context(), first, second)
+	c.Token(t.Context(), second)
+	if given == nil || given.RefreshToken != "r2" {
+		t.Errorf("the source was given %v, want r2", given)
+	}
 }
 
 func TestOnRefreshMayLogInAgain(t *testing.T) {

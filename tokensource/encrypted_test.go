@@ -3,6 +3,7 @@ package tokensource_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"strings"
 	"testing"
 
@@ -48,6 +49,36 @@ func TestAnEncryptedValueIsReadByItsKeyAndShowsNothing(t *testing.T) {
 	put(t, e, "empty", "")
 	if got := stored(t, e, "empty"); got == nil || len(got) != 0 {
 		t.Errorf("got %v for an empty value, want it empty and not nil", got)
+	}
+}
+
+func TestAValueOfAnEarlierReleaseIsRead(t *testing.T) {
+	const sealed = "74742d7365616c656401adc1214efd263f885c82908d54d447488d00ed0a07f9d04d8d6849bd458b" +
+		"22ad2184ff4eb8237c0b7fce688495b4"
+	data, err := hex.DecodeString(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := new(storetest.Memory)
+	put(t, store, "k", string(data))
+	wantStored(t, &tokensource.Encrypted{Store: store, Keys: [][]byte{aesKey(1)}}, "k", "the secret")
+}
+
+func TestTheErrorsOfTheStoreBelowAndOfFnComeAsTheyAre(t *testing.T) {
+	store := new(brokenStore)
+	e := &tokensource.Encrypted{Store: store, Keys: [][]byte{aesKey(1)}}
+	saves := func(_ []byte, save func([]byte) error) error { return save([]byte("value")) }
+	put(t, e, "k", "value")
+	store.save.Store(true)
+	if err := e.Update(t.Context(), "k", saves); err != errAway {
+		t.Errorf("save: got %v, want the store's error", err)
+	}
+	if err := e.Update(t.Context(), "k", func([]byte, func([]byte) error) error { return unavailable }); err != unavailable {
+		t.Errorf("fn: got %v, want its own error", err)
+	}
+	store.load.Store(true)
+	if got, err := e.Load(t.Context(), "k"); got != nil || err != errAway {
+		t.Errorf("load: got %q and %v, want the store's error", got, err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -140,9 +141,70 @@ func TestRefusalsTellStatusCodeAndDescription(t *testing.T) {
 		{400, "application/json", `{"error":"invalid_scope","error_description":["hush"]}`, "400 invalid_scope"},
 		{200, "application/json", `{"error":"invalid_scope","error_description":["hush"]}`, "200 invalid_scope"},
 		{201, "application/json", `{}`, "201: tokensource: access_token is empty"},
+		{199, "application/json", `{"access_token":"hush"}`, "199"},
+		{299, "application/json", `{}`, "299: tokensource: access_token is empty"},
+		{399, "application/json", `{"access_token":"hush"}`, "399: a redirect, which is not followed"},
 	} {
 		tok, err := endpointReply(c.status, contentType(c.media), c.body).Exchange(t.Context(), anyGrant)
 		wantEndpointError(t, tok, err, "tokensource: the token endpoint answered "+c.want)
+	}
+}
+
+// once gives one assertion, then fails.
+func once() tokensource.Source {
+	given := false
+	return tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		if given {
+			return nil, errors.New("no other")
+		}
+		given = true
+		return &tokensource.Token{AccessToken: "hush-1"}, nil
+	})
+}
+
+func TestWhatIsWrongWithAReplyIsToldThoughTheRequestCarriedAnAssertion(t *testing.T) {
+	e := endpointReply(200, nil, "<html>")
+	e.ClientAssertion = once()
+	tok, err := e.Exchange(t.Context(), anyGrant)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 200: reply: markup, neither JSON nor a form")
+}
+
+func TestASecondBodyFailsIfNoOtherAssertionComes(t *testing.T) {
+	e := tokensource.Endpoint{URL: "https://login.example.com", ClientID: "app", ClientAssertion: once()}
+	e.Client = &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+		if body, err := req.GetBody(); body != nil || err == nil || !strings.Contains(err.Error(), "no other") {
+			t.Errorf("got %v and %v, want the assertion's error", body, err)
+		}
+		return nil, errors.New("enough")
+	})}
+	e.Exchange(t.Context(), anyGrant)
+}
+
+func TestTheAssertionOfASecondBodyIsNotQuoted(t *testing.T) {
+	n := 0
+	e := tokensource.Endpoint{URL: "https://login.example.com", ClientID: "app"}
+	e.ClientAssertion = tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		n++
+		return &tokensource.Token{AccessToken: fmt.Sprint("hush-", n)}, nil
+	})
+	e.Client = &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		data, _ := io.ReadAll(body)
+		form, _ := url.ParseQuery(string(data))
+		reply := fmt.Sprintf(`{"error":"invalid_client","error_description":"not %s"}`, form.Get("client_assertion"))
+		return &http.Response{StatusCode: 400, Body: io.NopCloser(strings.NewReader(reply))}, nil
+	})}
+	tok, err := e.Exchange(t.Context(), anyGrant)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_client: not [redacted]")
+}
+
+func TestALifetimeOfLessThanNothingIsOneThatNobodyKnows(t *testing.T) {
+	got, err := endpointReply(200, nil, `{"access_token":"a","expires_in":-5,"refresh_in":60}`).Exchange(t.Context(), anyGrant)
+	if err != nil || !got.Expiry.IsZero() || got.RefreshAt.IsZero() {
+		t.Errorf("got %#v and %v, want no Expiry, and the RefreshAt of refresh_in", got, err)
 	}
 }
 
@@ -155,6 +217,24 @@ func TestInvalidGrantNeedsALoginEvenIfTheRestOfTheReplyIsWrong(t *testing.T) {
 			if _, err := src.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
 				t.Errorf("%d %s: got %v, want ErrReauthenticate", status, body, err)
 			}
+		}
+	}
+}
+
+func TestARefreshTokenIsDeadOnlyOfInvalidGrant(t *testing.T) {
+	for _, code := range []string{"invalid_request", "invalid_client", "server_error", ""} {
+		src := &tokensource.RefreshToken{Endpoint: endpointReply(400, nil, `{"error":"`+code+`"}`), RefreshToken: "grant"}
+		if _, err := src.Token(t.Context(), nil); err == nil || errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("%q: got %v, want an error that is not ErrReauthenticate", code, err)
+		}
+	}
+}
+
+func TestARefreshTokenStaysIfTheServerSendsNoOther(t *testing.T) {
+	for sends, want := range map[string]string{`{"access_token":"a"}`: "r", `{"access_token":"a","refresh_token":"next"}`: "next"} {
+		got, err := (&tokensource.RefreshToken{Endpoint: endpointReply(200, nil, sends), RefreshToken: "r"}).Token(t.Context(), nil)
+		if err != nil || got.RefreshToken != want {
+			t.Errorf("%s: got %#v and %v, want the refresh token %s", sends, got, err, want)
 		}
 	}
 }
@@ -178,9 +258,16 @@ func TestWhatTheServerSaysStaysOnOneShortLine(t *testing.T) {
 			t.Errorf("got %q, want one short line of UTF-8", got)
 		}
 	}
-	e := &tokensource.EndpointError{StatusCode: 400, Description: strings.Repeat("é", 450)}
-	if want := "tokensource: the token endpoint answered 400: " + strings.Repeat("é", 300) + "…"; e.Error() != want {
-		t.Errorf("got %q, want %q", e.Error(), want)
+	for said, want := range map[string]string{
+		strings.Repeat("é", 300):       strings.Repeat("é", 300),
+		strings.Repeat("é", 450):       strings.Repeat("é", 300) + "…",
+		"x" + strings.Repeat("é", 450): "x" + strings.Repeat("é", 299) + "…",
+		strings.Repeat("\x80", 1000):   "…",
+	} {
+		want = "tokensource: the token endpoint answered 400: " + want
+		if e := (&tokensource.EndpointError{StatusCode: 400, Description: said}); e.Error() != want {
+			t.Errorf("got %q, want %q", e.Error(), want)
+		}
 	}
 }
 
@@ -196,7 +283,8 @@ func TestRetryAfterIsReadAsSecondsOrADate(t *testing.T) {
 		"Wed, 21 Oct 2015 07:27:30 GMT":     0,
 		"Wednesday, 21-Oct-15 07:29:00 GMT": time.Minute,
 		"Fri, 31 Dec 9999 23:59:59 GMT":     forEver,
-		"99999999999":                       forEver,
+		"9223372036":                        9223372036 * time.Second,
+		"9223372037":                        forEver,
 		"99999999999999999999999999":        forEver,
 		"-5":                                0,
 		"1.5":                               0,
@@ -208,6 +296,30 @@ func TestRetryAfterIsReadAsSecondsOrADate(t *testing.T) {
 			t.Errorf("Retry-After %q: got %#v, want %v", value, e, want)
 		}
 	}
+}
+
+func TestRetryAfterADateCountsFromNowIfTheReplyHasNoDate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := time.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)
+		_, err := endpointReply(503, http.Header{"Retry-After": {at}}, "").Exchange(t.Context(), anyGrant)
+		if e, _ := errors.AsType[*tokensource.EndpointError](err); e == nil || e.RetryAfter != 30*time.Second {
+			t.Errorf("got %#v, want 30s", e)
+		}
+	})
+}
+
+func TestAFormHasLifetimesAndTheURIOfAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		media, now := contentType("application/x-www-form-urlencoded"), time.Now()
+		got, err := endpointReply(200, media, "access_token=a&expires_in=60&refresh_in=30").Exchange(t.Context(), anyGrant)
+		if err != nil || !got.Expiry.Equal(now.Add(time.Minute)) || !got.RefreshAt.Equal(now.Add(30*time.Second)) {
+			t.Errorf("got %#v and %v, want a minute, and 30s before a refresh", got, err)
+		}
+		_, err = endpointReply(400, media, "error=invalid_scope&error_uri=https%3A%2F%2Fexample.com").Exchange(t.Context(), anyGrant)
+		if e, _ := errors.AsType[*tokensource.EndpointError](err); e == nil || e.URI != "https://example.com" {
+			t.Errorf("got %#v, want the URI", e)
+		}
+	})
 }
 
 // endpointServer counts the requests to a token endpoint.

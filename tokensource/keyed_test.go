@@ -239,6 +239,99 @@ func TestALoginALogoutAndATokenFromAnAnswerGoToTheirKey(t *testing.T) {
 	wantToken(t, got, err, "b-1")
 }
 
+func TestWhatAKeysCacheSaysOfALoginComesBack(t *testing.T) {
+	k := byTenant(func(string) tokensource.Source {
+		return &teller{source: numbered(0, 0), set: func(*Token) error { return errAway }, forget: func() error { return errAway }}
+	})
+	ctx, first := tenant(t.Context(), "a"), &Token{AccessToken: "first"}
+	for name, err := range map[string]error{
+		"Set":     k.Set(ctx, first),
+		"Replace": k.Replace(ctx, first, &Token{AccessToken: "second"}),
+		"Forget":  k.Forget(ctx),
+	} {
+		if err != errAway {
+			t.Errorf("%s: got %v, want the source's error", name, err)
+		}
+	}
+}
+
+func TestAKeyedThatLacksAFieldNamesIt(t *testing.T) {
+	for _, k := range []*tokensource.Keyed[string]{{Key: tenantOf}, {New: func(string) *tokensource.Cache { return nil }}} {
+		if _, err := k.Token(tenant(t.Context(), "a"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.Key or Keyed.New") {
+			t.Errorf("got %v, want an error that names the fields", err)
+		}
+	}
+}
+
+func TestAKeyThatManyUseFirstAtOnceGetsOneCacheAndMakesRoomLater(t *testing.T) {
+	for range 200 {
+		var calls atomic.Int32
+		k := byTenant(named(&calls))
+		k.MaxKeys = 1
+		all(20, func(int) error { return second(k.Token(tenant(t.Context(), "a"), nil)) })
+		if got := calls.Load(); got != 1 {
+			t.Fatalf("%d token requests for one key, want 1", got)
+		}
+		for _, name := range []string{"b", "a"} { // each makes room for the next
+			got, err := k.Token(tenant(t.Context(), name), nil)
+			wantToken(t, got, err, fmt.Sprintf("%s-%d", name, calls.Load()))
+		}
+		if got := calls.Load(); got != 3 {
+			t.Errorf("%d token requests, want 3: two keys made room, and have forgotten", got)
+		}
+	}
+}
+
+func TestAKeyWhoseLoginIsOnItsWayMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			return &teller{source: numbered(0, 0), set: func(*Token) error { time.Sleep(time.Second); return nil }}
+		})
+		k.MaxKeys = 1
+		go k.Set(tenant(t.Context(), "a"), &Token{AccessToken: "login"})
+		synctest.Wait()
+		if _, err := k.Token(tenant(t.Context(), "b"), nil); err != tokensource.ErrKeysFull {
+			t.Errorf("got %v, want ErrKeysFull", err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if _, err := k.Token(tenant(t.Context(), "b"), nil); err != nil {
+			t.Errorf("after the login: got %v, want a token", err)
+		}
+	})
+}
+
+func TestAKeyWhoseTokenIsLateMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokensource.Keyed[string]{Key: tenantOf, MaxKeys: 1}
+		k.New = func(string) *tokensource.Cache { return &tokensource.Cache{Source: late(), Timeout: time.Second} }
+		k.Token(tenant(t.Context(), "a"), nil)
+		if _, err := k.Token(tenant(t.Context(), "b"), nil); err != tokensource.ErrKeysFull {
+			t.Errorf("got %v, want ErrKeysFull: the token may come with a refresh token", err)
+		}
+		time.Sleep(15 * time.Second)
+	})
+}
+
+func TestARoomThatComesIsSeenAfterASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(rotating)
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		k.Token(a, nil)
+		if _, err := k.Token(b, nil); err != tokensource.ErrKeysFull {
+			t.Errorf("got %v, want ErrKeysFull", err)
+		}
+		k.Forget(a) // there is room now
+		for _, want := range []error{tokensource.ErrKeysFull, nil} {
+			if _, err := k.Token(b, nil); err != want {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 func TestKeysThatComeAndGoAtOnceNeverMixTokens(t *testing.T) {
 	var calls atomic.Int32
 	k := byTenant(named(&calls))

@@ -174,3 +174,27 @@ func TestAuthorizationIsTheHeadersValue(t *testing.T) {
 		}
 	}
 }
+
+func TestATokenThatNoHeaderMayCarryHasNoAuthorization(t *testing.T) {
+	for _, tok := range []*tokensource.Token{
+		nil, {}, {AccessToken: "\x01a"}, {AccessToken: "a\x7f"}, {AccessToken: "a b"},
+		{AccessToken: "a", TokenType: "dPoP"}, {AccessToken: "a", TokenType: "n_a"},
+		{AccessToken: "a", TokenType: "a b"}, {AccessToken: "a", TokenType: "a\n"}, {AccessToken: "a", TokenType: "a,b"},
+	} {
+		if got, err := tok.Authorization(); got != "" || err == nil {
+			t.Errorf("%v: got %q, want an error", tok, got)
+		}
+	}
+}
+
+func TestWhatIsNoStoredTokenIsAnError(t *testing.T) {
+	for _, data := range []string{"", "hush", `{"access_token":1}`, `{}`, `{"expiry":"2026-01-02T03:04:05Z"}`} {
+		if got, err := tokensource.Unmarshal([]byte(data)); got != nil || err == nil || strings.Contains(err.Error(), "hush") {
+			t.Errorf("%s: got %v and %v, want an error", data, got, err)
+		}
+	}
+	got, err := tokensource.Unmarshal([]byte(`{"refresh_token":"r"}`))
+	if err != nil || got.RefreshToken != "r" {
+		t.Errorf("got %v and %v, want the refresh token alone", got, err)
+	}
+}

@@ -96,20 +96,39 @@ func TestASourceThatReturnsExpiredTokensIsNotAskedInALoop(t *testing.T) {
 	})
 }
 
-func TestAnExpiredTokenIsServedAfterAFailureToo(t *testing.T) {
+func TestARefusedTokenThatTheSourceConfirmsAfterAFailureIsNoError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := failing(unavailable)
 		c := &tokensource.Cache{Source: s}
-		c.Token(t.Context(), nil)
+		only := &Token{AccessToken: "only"}
+		c.Set(t.Context(), only)
+		c.Token(t.Context(), only)
 		time.Sleep(200 * time.Millisecond)
-		s.answer = func(context.Context, int, *Token) (*Token, error) {
-			return &Token{AccessToken: "expired", Expiry: time.Now().Add(-time.Hour)}, nil
-		}
+		s.answer = func(context.Context, int, *Token) (*Token, error) { return only, nil }
 		for range 2 {
-			got, err := c.Token(t.Context(), nil)
-			wantToken(t, got, err, "expired")
+			got, err := c.Token(t.Context(), only)
+			wantToken(t, got, err, "only")
 		}
 		wantCalls(t, s, 2)
+	})
+}
+
+func TestNobodyWaitsForARefreshAfterOneThatBroughtNothingNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: "only", Expiry: time.Now().Add(time.Hour)}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return only, nil }}
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		time.Sleep(55 * time.Minute)
+		c.Token(t.Context(), nil) // an early refresh
+		time.Sleep(time.Second)
+		s.answer = numbered(time.Second, 0).answer
+		go c.Token(t.Context(), only)
+		synctest.Wait()
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "only")
+		time.Sleep(time.Second)
+		wantCalls(t, s, 3)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"encoding"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
@@ -21,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -244,6 +246,23 @@ func TestAServerThatEchoesSecretsIsNotQuoted(t *testing.T) {
 	}
 }
 
+func TestASecretOfTheURLOrOfFourCharactersIsNotQuoted(t *testing.T) {
+	e := endpointReply(400, nil, `{"error":"invalid_scope","error_description":"of-the-url, four, and"}`)
+	e.URL += "?api_key=of-the-url"
+	e.Params = url.Values{"a": {"four"}, "b": {"and"}}
+	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_scope: [redacted], [redacted], and")
+}
+
+func TestAnErrorOfReadingTheReplyIsRedacted(t *testing.T) {
+	e := hushEndpoint
+	e.Client = &http.Client{Transport: endpointFunc(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(errors.New("not " + hush)))}, nil
+	})}
+	tok, err := e.Exchange(t.Context(), anyGrant)
+	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 200: reply: not [redacted]")
+}
+
 func TestPublicParametersMayBeQuoted(t *testing.T) {
 	e := endpointReply(400, nil, `{"error":"unauthorized_client","error_description":"app-1 may not use client_credentials"}`)
 	e.ClientID, e.Params = "app-1", url.Values{"hint": {"client"}}
@@ -264,7 +283,7 @@ func TestErrorsOfNetHTTPThatQuoteTheServerAreRedacted(t *testing.T) {
 		})
 		e := hushEndpoint
 		e.URL = srv.URL
-		if _, err := e.Exchange(t.Context(), anyGrant); err == nil || shows(err.Error()) {
+		if _, err := e.Exchange(t.Context(), anyGrant); err == nil || shows(err.Error()) || !strings.Contains(err.Error(), "[redacted]") {
 			t.Errorf("%q: got %v, want an error without the secret", reply, err)
 		}
 	}
@@ -276,6 +295,34 @@ func TestASecretThatAnErrorWouldQuoteIsRedacted(t *testing.T) {
 	e.ClientSecret = odd
 	if _, err := e.Exchange(t.Context(), anyGrant); err == nil || !strings.Contains(err.Error(), "[redacted]") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("got %v, want an error without the secret", err)
+	}
+}
+
+func TestWhatIsPrintedTellsWhatItIs(t *testing.T) {
+	endpoint := tokensource.Endpoint{URL: "https://as.example/token", ClientID: "app"}
+	for want, v := range map[string]any{
+		"cache of *tokensource.File":                           &tokensource.Cache{Source: new(tokensource.File)},
+		"*tokensource.File in *tokensource.Encrypted as \"k\"": &tokensource.Stored{Source: new(tokensource.File), Store: new(tokensource.Encrypted), Key: "k"},
+		"caches by int":           new(tokensource.Keyed[int]),
+		"Bearer token [redacted]": tokensource.Token{AccessToken: hush},
+		"MAC token [redacted], expires 2026-01-02T03:04:05Z":                            &tokensource.Token{TokenType: "MAC", Expiry: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+		`token endpoint at "as.example", client "app"`:                                  endpoint,
+		`client credentials for the token endpoint at "as.example", client "app"`:       tokensource.ClientCredentials{Endpoint: endpoint},
+		`refresh token [redacted] for the token endpoint at "as.example", client "app"`: tokensource.RefreshToken{Endpoint: endpoint},
+		`JWT bearer for the token endpoint at "as.example", client "app"`:               tokensource.JWTBearer{Endpoint: endpoint},
+		`token exchange at the token endpoint at "as.example", client "app"`:            tokensource.TokenExchange{Endpoint: endpoint},
+		`JWT signed by issuer "app", key id ""`:                                         tokensource.SignedJWT{Issuer: "app"},
+		`token endpoint at "", client ""`:                                               tokensource.Endpoint{URL: ":" + hush},
+		"encrypted <nil> with 1 keys":                                                   tokensource.Encrypted{Keys: [][]byte{[]byte(hush)}},
+	} {
+		if got := fmt.Sprintf("%v", v); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if m, ok := v.(encoding.TextMarshaler); ok {
+			if got, err := m.MarshalText(); string(got) != want || err != nil {
+				t.Errorf("as text: got %s and %v, want %s", got, err, want)
+			}
+		}
 	}
 }
 
@@ -293,6 +340,12 @@ func TestATokenIsNotReadFromWhatWasPrinted(t *testing.T) {
 	var tok tokensource.Token
 	if err := json.Unmarshal(data, &tok); err == nil {
 		t.Errorf("got %#v, want an error", tok)
+	}
+}
+
+func TestMarshalOfNoTokenIsAnError(t *testing.T) {
+	if data, err := tokensource.Marshal(nil); err == nil {
+		t.Errorf("got %s, want an error", data)
 	}
 }
 

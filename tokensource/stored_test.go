@@ -381,6 +381,7 @@ func TestAValueThatCannotBeUsedIsAnErrorAndStays(t *testing.T) {
 		`{"v":1,"gen":1,"token":{"access_token":"hu`:               "not a stored token, or was cut short",
 		`{"v":1,"gen":0,"token":{"access_token":"hush"}}`:          "lacks a generation",
 		`{"v":1,"gen":18446744073709551615,"reauthenticate":true}`: "lacks a generation",
+		`{"v":1,"gen":9007199254740992,"reauthenticate":true}`:     "lacks a generation",
 		`{"v":1,"gen":1}`: "lacks a generation, or a token",
 		`{"v":1,"gen":1,"reauthenticate":true,"token":{"access_token":"hush"}}`: "lacks a generation, or a token",
 		`{"v":1,"gen":1,"token":{}}`:                       "no usable token",
@@ -581,7 +582,9 @@ func TestTheKeyTellsTheLoginApart(t *testing.T) {
 		&tokensource.ClientCredentials{Endpoint: endpoint},
 		&tokensource.ClientCredentials{Endpoint: endpoint, Scopes: []string{"s"}},
 		&tokensource.JWTBearer{Endpoint: endpoint, Assertion: tokensource.Static(&Token{AccessToken: "x"})},
+		&tokensource.JWTBearer{Endpoint: endpoint, Assertion: tokensource.Static(&Token{AccessToken: "x"}), Scopes: []string{"s"}},
 		&tokensource.TokenExchange{Endpoint: endpoint, Subject: tokensource.Static(&Token{AccessToken: "x"})},
+		&tokensource.TokenExchange{Endpoint: endpoint, Subject: tokensource.Static(&Token{AccessToken: "x"}), RequestedType: jwtURI},
 	}
 	for range 2 {
 		for _, source := range sources {

@@ -119,13 +119,16 @@ func TestALoginIsSavedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(slowStore), new(family)
 		s := newProcess(store, server).stored
-		store.saved = sync.OnceFunc(func() {
-			got, err := s.Token(t.Context(), nil)
-			wantToken(t, got, err, "login")
-		})
+		saves := 0
+		store.saved = func() {
+			if saves++; saves == 1 {
+				got, err := s.Token(t.Context(), nil)
+				wantToken(t, got, err, "login")
+			}
+		}
 		login := &Token{AccessToken: "login", RefreshToken: "refresh-0"}
-		if err := s.Set(t.Context(), login); err != nil {
-			t.Fatal(err)
+		if err := s.Set(t.Context(), login); err != nil || saves != 1 {
+			t.Fatalf("got %v after %d saves, want one", err, saves)
 		}
 		other := newProcess(store, server).stored
 		got, err := other.Token(t.Context(), login)
@@ -253,12 +256,57 @@ func TestALoginWinsOverALaterClock(t *testing.T) {
 		store, server := new(storetest.Memory), new(family)
 		a := newProcess(store, server)
 		put(t, store, "key", fmt.Sprintf(`{"v":1,"gen":%d,"token":{"access_token":"clock-ahead"}}`, time.Now().Add(time.Hour).UnixMilli()))
+		b := newProcess(store, server)
+		got, err := b.stored.Token(t.Context(), nil)
+		wantToken(t, got, err, "clock-ahead")
 		if err := a.Set(t.Context(), &Token{AccessToken: "login"}); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range []process{a, newProcess(store, server)} {
-			got, err := p.Token(t.Context(), nil)
+		for _, p := range []process{a, b, newProcess(store, server)} {
+			got, err := p.stored.Token(t.Context(), nil)
 			wantToken(t, got, err, "login")
+		}
+	})
+}
+
+func TestTheLaterOfTwoLoginsAtOneMomentWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(brokenStore), new(family)
+		a, b := newProcess(store, server), newProcess(store, server)
+		store.save.Store(true)
+		if err := a.Set(t.Context(), &Token{AccessToken: "unsaved"}); !isStoreError(err, "save") {
+			t.Errorf("got %v, want a StoreError", err)
+		}
+		store.save.Store(false)
+		if err := b.Set(t.Context(), &Token{AccessToken: "first"}); err != nil {
+			t.Fatal(err)
+		}
+		store.save.Store(true)
+		if err := a.stored.Set(t.Context(), &Token{AccessToken: "second"}); !isStoreError(err, "save") {
+			t.Errorf("got %v, want a StoreError", err)
+		}
+		store.save.Store(false)
+		for _, login := range []string{"third", "fourth"} {
+			if err := a.Set(t.Context(), &Token{AccessToken: login}); err != nil {
+				t.Fatal(err)
+			}
+			got, err := newProcess(store, server).Token(t.Context(), nil)
+			wantToken(t, got, err, login)
+		}
+	})
+}
+
+func TestTheGenerationOfALoginIsTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), new(family)
+		a := newProcess(store, server)
+		a.Token(t.Context(), nil)
+		for range 2 {
+			time.Sleep(time.Second)
+			a.Set(t.Context(), &Token{AccessToken: "login"})
+			if got, want := value(t, store).Gen, int(time.Now().UnixMilli()); got != want {
+				t.Errorf("got generation %d, want %d", got, want)
+			}
 		}
 	})
 }

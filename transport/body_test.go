@@ -663,6 +663,26 @@ func TestRefusalComesAsItIsWhenGetBodyFails(t *testing.T) {
 	}
 }
 
+func TestTheReplaysTrailerIsNotTheCallersWhoMayStillWriteToIt(t *testing.T) {
+	req := postBody(t, "https://api.example", io.MultiReader(strings.NewReader("body")))
+	req.Trailer = http.Header{"X-Sum": nil}
+	auth := &transport.Auth{Source: oldThenNew, Base: roundTrip(func(out *http.Request) (*http.Response, error) {
+		if out.Header.Get("Authorization") == "Bearer old" {
+			return bodyAnswer(401, http.NoBody), nil
+		}
+		req.Trailer.Set("X-Sum", "the caller's")
+		if got := out.Trailer.Get("X-Sum"); got != "" {
+			t.Errorf("got %q before the end, want nothing", got)
+		}
+		io.Copy(io.Discard, out.Body)
+		if got := out.Trailer.Get("X-Sum"); got != "the caller's" {
+			t.Errorf("got %q at the end, want what the caller wrote", got)
+		}
+		return bodyAnswer(200, http.NoBody), nil
+	})}
+	getsStatus(t, auth, req, 200)
+}
+
 // A closer counts how often it is told to close idle connections.
 type closer struct {
 	http.RoundTripper

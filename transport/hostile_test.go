@@ -220,12 +220,77 @@ func TestARefusedResponseThatCannotBeClosedHoldsNothing(t *testing.T) {
 	}
 }
 
+// A slowClose takes 10 ms to close.
+type slowClose struct {
+	io.Reader
+	closed bool
+}
+
+func (s *slowClose) Close() error { time.Sleep(10 * time.Millisecond); s.closed = true; return nil }
+
+// So that its connection can be used again, or is closed first.
+func TestARefusedResponseIsClosedBeforeTheReplayUnlessARestOfTheBodyIsAwaited(t *testing.T) {
+	for name, c := range map[string]struct {
+		length int64 // as it is declared
+		reads  bool  // the base reads, and waits for more
+		want   bool
+	}{
+		"nothing was read":                     {want: true},
+		"all was read but the end":             {length: 4, reads: true, want: true},
+		"some was read and more is on its way": {reads: true, want: false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			gate := make(chan struct{})
+			refusal := &slowClose{Reader: strings.NewReader("no")}
+			closed := false
+			auth := &transport.Auth{Source: oldThenNew, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Header.Get("Authorization") == "Bearer new" {
+					closed = refusal.closed
+					close(gate)
+					return bodyAnswer(200, req.Body), nil
+				}
+				if c.reads {
+					go io.Copy(io.Discard, req.Body)
+					synctest.Wait()
+				}
+				return &http.Response{StatusCode: 401, Body: refusal}, nil
+			})}
+			req := post(t.Context(), &lastByte{strings.NewReader("body"), gate})
+			req.ContentLength = c.length
+			getsStatus(t, auth, req, 200)
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+			if closed != c.want || !refusal.closed {
+				t.Errorf("%s: closed before the replay: %t, want %t; at last: %t", name, closed, c.want, refusal.closed)
+			}
+		})
+	}
+}
+
+func TestAnEndlessRefusalOfABodyThatWasNotSentIsClosedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := &transport.Auth{Source: oldThenNew, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Header.Get("Authorization") == "Bearer new" {
+				return bodyAnswer(200, http.NoBody), nil
+			}
+			return &http.Response{StatusCode: 401, Body: newUntil()}, nil
+		})}
+		began := time.Now()
+		getsStatus(t, auth, post(t.Context(), io.MultiReader(strings.NewReader("body"))), 200)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("took %v, want no wait", took)
+		}
+	})
+}
+
 func TestTheErrorOfABaseComesAsItIs(t *testing.T) {
 	broken := errors.New("broken")
 	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
 	auth.Base = roundTripper(func(*http.Request) (*http.Response, error) { return nil, broken })
-	if _, _, err := get(t, auth); err != broken {
-		t.Errorf("got %v, want the base's own error", err)
+	for _, rt := range []http.RoundTripper{auth, &transport.DPoP{Key: p256, Base: auth.Base}} {
+		if _, _, err := get(t, rt); err != broken {
+			t.Errorf("%T: got %v, want the base's own error", rt, err)
+		}
 	}
 }
 

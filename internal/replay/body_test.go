@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
@@ -186,6 +187,46 @@ func TestAnAttemptThatWasCutOffDoesNotWaitForTheSecondsRead(t *testing.T) {
 		b.Close()
 	})
 }
+
+func TestTheSecondAttemptReadsWhatWasKeptThoughAReadIsInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		b := replay.New(req, roomy, new(replay.Budget))
+		got := readAsync(b.First(req))
+		src.pieces <- "kept"
+		want(t, "first Read", now(got), "kept")
+		readAsync(b.First(req))
+		synctest.Wait()
+		b.Hold(req)
+		want(t, "second attempt's Read", now(readAsync(mustNext(t, b, req).Body)), "kept")
+		b.Close()
+	})
+}
+
+// A source's Close may wait for its Read.
+func TestNobodyWaitsForTheCallersClose(t *testing.T) {
+	for name, decide := range map[string]func(*replay.Body){"Release": (*replay.Body).Release, "Close": (*replay.Body).Close} {
+		synctest.Test(t, func(t *testing.T) {
+			gate := make(chan struct{})
+			req := request(gatedClose{strings.NewReader("x"), gate})
+			b := replay.New(req, roomy, new(replay.Budget))
+			b.First(req).Close()
+			began := time.Now()
+			time.AfterFunc(time.Second, func() { close(gate) })
+			decide(b)
+			want(t, name+": waited", time.Since(began), time.Duration(0))
+			<-gate
+		})
+	}
+}
+
+type gatedClose struct {
+	io.Reader
+	gate chan struct{}
+}
+
+func (g gatedClose) Close() error { <-g.gate; return nil }
 
 func TestWhatIsReadWhileHeldIsKeptBeyondTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -514,13 +555,17 @@ func TestBodiesThatNeedNoRecordingAreNotTouched(t *testing.T) {
 
 func TestASecondBodyFromGetBodyGoesWithTheCallersTrailer(t *testing.T) {
 	again := io.NopCloser(strings.NewReader("again"))
-	req := &http.Request{Body: http.NoBody, Trailer: http.Header{"X-Sum": nil}}
-	for name, body := range map[string]io.ReadCloser{"NoBody": http.NoBody, "GetBody": again} {
-		req.Body = body
-		req.GetBody = func() (io.ReadCloser, error) { return again, nil }
+	req := &http.Request{Trailer: http.Header{"X-Sum": nil}}
+	req.GetBody = func() (io.ReadCloser, error) { return again, nil }
+	for name, c := range map[string]struct{ first, second io.ReadCloser }{
+		"none":    {nil, nil},
+		"NoBody":  {http.NoBody, http.NoBody},
+		"GetBody": {io.NopCloser(strings.NewReader("first")), again},
+	} {
+		req.Body = c.first
 		var b *replay.Body
 		next := mustNext(t, b, req)
-		want(t, name, next.Body, body)
+		want(t, name, next.Body, c.second)
 		want(t, name+": Sent", next.Sent, true)
 		_, ok := next.Trailer["X-Sum"]
 		want(t, name+": Trailer", ok, true)
@@ -712,5 +757,27 @@ func TestWhatACutReadReturnsAfterTheLastReleaseIsNotLost(t *testing.T) {
 		got, err := io.ReadAll(next.Body)
 		want(t, "the last attempt", string(got), "one two")
 		want(t, "its end", err, nil)
+	})
+}
+
+func TestWhatACutReadReturnsFollowsWhatWasReadAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		outer := replay.New(req, roomy, new(replay.Budget))
+		inner, innerReq := nested(outer.First(req))
+		got := readAsync(inner.First(innerReq))
+		src.pieces <- "one"
+		want(t, "first attempt", now(got), "one")
+		readAsync(inner.First(innerReq)) // waits for the caller
+		synctest.Wait()
+		inner.Hold(innerReq)
+		next := mustNext(t, inner, innerReq)
+		want(t, "second attempt", now(readAsync(next.Body)), "one")
+		outer.Release()
+		src.pieces <- "two"
+		want(t, "then", now(readAsync(next.Body)), "two")
+		close(src.pieces)
+		want(t, "its end", now(readAsync(next.Body)), "!EOF")
 	})
 }
