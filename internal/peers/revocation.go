@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// revocation is a thousand callers in a loop while the server revokes the token.
+func revocation(size sizes) scenario {
+	return scenario{
+		name: "revocation", serial: true,
+		measure: measureRevocation,
+		lines: []line{
+			{title: "token revoked under " + number(size.loopers) + " callers in a loop: token requests", cell: func(own map[string]float64, _ medians) string {
+				return fmt.Sprintf("%.0f", own["tokens"])
+			}},
+			{title: "… requests failed", cell: func(own map[string]float64, _ medians) string {
+				switch {
+				case own["recovers"] == 0:
+					return "all"
+				case own["often"] > 0:
+					return fmt.Sprintf("%.0f; %.0f sent more than twice", own["failed"], own["often"])
+				}
+				return fmt.Sprintf("%.0f", own["failed"])
+			}},
+		},
+	}
+}
+
+func measureRevocation(ctx context.Context, size sizes, p peer) (sample, error) {
+	w := newWorld()
+	defer w.close()
+	w.limit()
+	d, err := p.start(ctx, w)
+	if err != nil {
+		return sample{}, err
+	}
+	w.set(func(s *issuer) { s.latency = 50 * time.Millisecond })
+	w.revokeAt = int64(size.loopers)
+	before := w.tokenRequests()
+	var group sync.WaitGroup
+	var failed atomic.Int64
+	for i := range size.loopers {
+		group.Go(func() {
+			for j := range size.loops {
+				if get(ctx, d, fmt.Sprintf("%s/api?id=%d.%d", w.plain.URL, i, j)) != http.StatusOK {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	values := map[string]float64{
+		"tokens":   float64(w.tokenRequests() - before),
+		"failed":   float64(failed.Load()),
+		"often":    float64(w.sentMoreThanTwice()),
+		"recovers": 0,
+	}
+	if get(ctx, d, w.plain.URL+"/api") == http.StatusOK {
+		values["recovers"] = 1
+	}
+	return sample{values: values}, nil
+}
