@@ -3,7 +3,9 @@ package transport
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -16,17 +18,29 @@ type outgoing struct {
 	value [1]string
 }
 
-// withHeader returns a shallow copy of the request with a header set. Not
-// Request.Clone: that copies Trailer, which net/http must see change when the
-// body ends.
-func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name, value string) *http.Request {
-	out := &outgoing{Request: *req, value: [1]string{value}}
-	out.Body, out.Trailer = body, trailer
-	out.Header = make(http.Header, len(req.Header)+1)
-	for k, v := range req.Header {
-		out.Header[k] = v[:len(v):len(v)] // a base that adds a value must not write beyond the caller's
+// copyHeader returns a copy of the caller's header, and whether it has name, in
+// whatever case: in one pass, for this is most of what an accepted request costs.
+func copyHeader(req *http.Request, name string) (header http.Header, has bool) {
+	header = maps.Clone(req.Header)
+	if header == nil {
+		header = make(http.Header, 1)
 	}
-	out.Header[name] = out.value[:]
+	for k, v := range header {
+		has = has || len(k) == len(name) && strings.EqualFold(k, name)
+		if cap(v) > len(v) { // a base that adds a value must not write beyond the caller's
+			header[k] = v[:len(v):len(v)]
+		}
+	}
+	return header, has
+}
+
+// withHeader returns a shallow copy of the request, with a header that value is
+// set in. Not Request.Clone: that copies Trailer, which net/http must see change
+// when the body ends.
+func withHeader(req *http.Request, header http.Header, body io.ReadCloser, trailer http.Header, name, value string) *http.Request {
+	out := &outgoing{Request: *req, value: [1]string{value}}
+	out.Header, out.Body, out.Trailer = header, body, trailer
+	header[name] = out.value[:]
 	return &out.Request
 }
 

@@ -82,11 +82,11 @@ type Auth struct {
 // RoundTrip sends the request with a token, and once more if that is refused.
 // Its own errors are of type [*Error].
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
-	carries, err := a.carries(req)
+	header, err := a.carries(req)
 	if err != nil {
 		return a.fail(req, err)
 	}
-	if !carries {
+	if header == nil {
 		return answered(a.base(), req, req)
 	}
 	token, value, err := a.token(req.Context(), nil)
@@ -95,7 +95,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := replay.New(req, a.limits(), &a.budget)
 	defer body.Done()
-	resp, err := a.send(req, body.First(req), req.Trailer, value)
+	resp, err := a.send(req, header, body.First(req), req.Trailer, value)
 	if err != nil || !a.refused(req, resp, token) {
 		body.Release()
 		return resp, err
@@ -130,7 +130,8 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return resp, nil
 	}
 	discard(resp, second)
-	resp, err = a.send(req, second.Body, second.Trailer, value)
+	header, _ := copyHeader(req, "Authorization")
+	resp, err = a.send(req, header, second.Body, second.Trailer, value)
 	if err == nil {
 		a.refused(req, resp, next)
 	}
@@ -138,8 +139,8 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 }
 
 // send sends the request with the token.
-func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
-	return answered(a.base(), req, withHeader(req, body, trailer, "Authorization", authorization))
+func (a *Auth) send(req *http.Request, header http.Header, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
+	return answered(a.base(), req, withHeader(req, header, body, trailer, "Authorization", authorization))
 }
 
 // refused reads what a response says of the token it was sent with.

@@ -3,38 +3,29 @@ package transport
 import (
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
-// carries reports whether the request shall carry the token. It fails where the
-// request should but the token would travel unencrypted.
-func (a *Auth) carries(req *http.Request) (bool, error) {
+// carries returns the header that is to carry the token; nil if the request
+// shall carry none. It fails where the request should but the token would travel
+// unencrypted.
+func (a *Auth) carries(req *http.Request) (http.Header, error) {
 	if req.URL == nil {
-		return false, nil
+		return nil, nil
 	}
-	if hasHeader(req, "Authorization") {
-		return false, nil
+	header, has := copyHeader(req, "Authorization")
+	if has {
+		return nil, nil
 	}
 	ok, err := a.allowed(req)
 	if !ok || err != nil {
-		return false, err
+		return nil, err
 	}
 	if !a.AllowHTTP && !origin.Private(req.URL) {
-		return false, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
+		return nil, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
 	}
-	return true, nil
-}
-
-// hasHeader reports whether the caller has set a header, in whatever case.
-func hasHeader(req *http.Request, name string) bool {
-	for have := range req.Header {
-		if strings.EqualFold(have, name) {
-			return true
-		}
-	}
-	return false
+	return header, nil
 }
 
 func (a *Auth) allowed(req *http.Request) (bool, error) {
