@@ -124,7 +124,7 @@ var errSuperseded = errors.New("tokensource: superseded")
 // The error is ctx's, the Source's, or one that wraps context.DeadlineExceeded
 // when Timeout has passed.
 func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
-	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Now().Before(r.until)) {
+	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Until(r.until) > 0) {
 		return r.token, nil
 	}
 	for {
