@@ -62,14 +62,14 @@ func answers(r *bufio.Reader, conn net.Conn, answered bool) {
 			continue
 		}
 		if old(req) {
-			io.WriteString(conn, refusal)
+			io.WriteString(conn, refused)
 		} else {
 			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n%x", hash.Sum(nil))
 		}
 	}
 }
 
-const refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+const refused = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
 // The server says 401 when it has seen a byte of the headers. It goes on to
 // read, it reads no more, or it hangs up.
@@ -93,7 +93,7 @@ func TestARefusalInTheMiddleOfTheHeadersIsFollowedByAWholeRequest(t *testing.T) 
 						return
 					}
 					r.Peek(1)
-					io.WriteString(conn, refusal)
+					io.WriteString(conn, refused)
 					then(c, r, conn)
 				})
 				c.api = &api{protocol: "HTTP/1.1", url: "http://" + addr}

@@ -42,9 +42,10 @@ type soak struct {
 	baseline  int              // goroutines without load
 	clients   atomic.Int32
 
-	phase          atomic.Int64 // even while nothing happens
-	broken, mended atomic.Int64 // faults of the token endpoint that have begun, and that are over
-	repliesLost    atomic.Bool  // since the last login
+	phase          atomic.Int64           // even while nothing happens
+	troubled       [troubles]atomic.Int64 // the phase that had such a fault last
+	broken, mended atomic.Int64           // faults of the token endpoint that have begun, and that are over
+	repliesLost    atomic.Bool            // since the last login
 
 	succeeded, cancelled, refused, tokenless, broke atomic.Int64
 	verified, opened, closed                        atomic.Int64
@@ -59,9 +60,9 @@ func (s *soak) fail(format string, args ...any) {
 }
 
 // Many clients send all kinds of requests while everything goes wrong at random.
-// Storms of faults are followed by calms. Then no request may fail but one on a
-// connection that a storm has hit. In a storm a request may fail only by what
-// befell it. It is the one test here that takes real time: it sleeps while the
+// Storms of faults are followed by calms. A request may fail only by what befell
+// it: a fault of its very connection, a token that died twice while storms went on,
+// a token endpoint that failed meanwhile. It is the one test here that takes real time: it sleeps while the
 // weather lasts.
 func TestSoak(t *testing.T) {
 	leavesNothing(t)
@@ -170,6 +171,7 @@ func (s *soak) storm(random *mathrand.Rand) {
 		s.faults.Add(1)
 		m := mishaps[random.IntN(len(mishaps))]
 		s.t.Logf("%v: %s", time.Since(s.began).Round(time.Millisecond), m.name)
+		s.troubled[m.causes].Store(s.phase.Load())
 		ends = append(ends, m.begin(s, random))
 		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 	}

@@ -256,24 +256,25 @@ func (f *fleet) do(req *http.Request) (status int, text string, err error) {
 }
 
 // judge counts what became of a request. The test fails if that is not explained
-// by what happened to this very request.
+// by what happened to this very request, or while it was under way.
 func (f *fleet) judge(ctx context.Context, x *request, status int, text string, err error) {
 	s := f.soak
-	calm := x.phase%2 == 0 && s.phase.Load() == x.phase
-	_, noToken := errors.AsType[*transport.Error](err)
+	troubled := func(by trouble) bool { return s.troubled[by].Load() >= x.phase }
+	tooLarge := x.kind == stream && len(x.load.data) > recorded
+	_, ours := errors.AsType[*transport.Error](err)
 	switch {
 	case err == nil && status == 200 && text == x.load.sum:
 		s.succeeded.Add(1)
 	case errors.Is(ctx.Err(), context.Canceled) && errors.Is(err, context.Canceled):
 		s.cancelled.Add(1)
-	case err == nil && status == 401 && (!calm || x.kind == stream && len(x.load.data) > recorded):
+	case err == nil && status == 401 && (tooLarge || troubled(refusal)):
 		s.refused.Add(1)
-	case noToken && !calm:
+	case ours && troubled(noToken):
 		s.tokenless.Add(1)
-	case err != nil && !noToken && x.hit(f.api, err):
+	case err != nil && !ours && x.hit(f.api, err):
 		s.broke.Add(1)
 	default:
-		s.fail("%s, %s of %d bytes: status %d, error %v, which nothing explains (calm: %v)", f.name, x.kind, len(x.load.data), status, err, calm)
+		s.fail("%s, %s of %d bytes: status %d, error %v, which nothing explains", f.name, x.kind, len(x.load.data), status, err)
 	}
 	if n := x.sent.Load(); n > f.most {
 		s.fail("%s: a request was sent %d times, want at most %d", f.name, n, f.most)

@@ -10,51 +10,62 @@ import (
 
 // A mishap begins a fault, and returns what ends it.
 type mishap struct {
-	name  string
-	begin func(s *soak, random *mathrand.Rand) (end func())
+	name   string
+	causes trouble
+	begin  func(s *soak, random *mathrand.Rand) (end func())
 }
 
+// A trouble is what a fault can do to a request besides breaking its connection.
+type trouble int
+
+const (
+	none     trouble = iota
+	refusal          // it may be refused, and again: tokens die on their way, too
+	noToken          // it may get no token
+	troubles = iota
+)
+
 var mishaps = []mishap{
-	{"connections reset", func(s *soak, random *mathrand.Rand) func() {
+	{"connections reset", none, func(s *soak, random *mathrand.Rand) func() {
 		return s.often(random, func(a *soakAPI) { a.hit(4, resetConn) })
 	}},
-	{"connections closed", func(s *soak, random *mathrand.Rand) func() {
+	{"connections closed", none, func(s *soak, random *mathrand.Rand) func() {
 		return s.often(random, func(a *soakAPI) { a.hit(4, func(conn net.Conn) { conn.Close() }) })
 	}},
-	{"restart", func(s *soak, random *mathrand.Rand) func() { s.any(random).restart(); return func() {} }},
-	{"stall", func(s *soak, random *mathrand.Rand) func() {
+	{"restart", none, func(s *soak, random *mathrand.Rand) func() { s.any(random).restart(); return func() {} }},
+	{"stall", refusal, func(s *soak, random *mathrand.Rand) func() {
 		a, over := s.any(random), make(chan struct{})
 		a.stall.Store(&over)
 		return func() { a.stall.Store(nil); close(over) }
 	}},
-	{"slow API", func(s *soak, random *mathrand.Rand) func() {
+	{"slow API", none, func(s *soak, random *mathrand.Rand) func() {
 		a := s.any(random)
 		a.latency.Store(int64(50 * time.Millisecond))
 		return func() { a.latency.Store(0) }
 	}},
-	{"API refuses all", func(s *soak, random *mathrand.Rand) func() {
+	{"API refuses all", refusal, func(s *soak, random *mathrand.Rand) func() {
 		a := s.any(random)
 		a.refuses.Store(true)
 		s.revocations.Add(1)
 		return func() { a.refuses.Store(false) }
 	}},
-	{"revocation", func(s *soak, _ *mathrand.Rand) func() {
+	{"revocation", refusal, func(s *soak, _ *mathrand.Rand) func() {
 		s.authority.Load().RevokeAccess()
 		s.revocations.Add(1)
 		return func() {}
 	}},
-	{"nonces expire", func(s *soak, _ *mathrand.Rand) func() { s.authority.Load().ExpireNonces(); return func() {} }},
-	{"slow endpoint", func(s *soak, _ *mathrand.Rand) func() {
+	{"nonces expire", refusal, func(s *soak, _ *mathrand.Rand) func() { s.authority.Load().ExpireNonces(); return func() {} }},
+	{"slow endpoint", none, func(s *soak, _ *mathrand.Rand) func() {
 		s.authority.Load().SetLatency(300 * time.Millisecond)
 		return func() { s.authority.Load().SetLatency(0) }
 	}},
-	{"endpoint answers 503", breaks(tokentest.Failure{})},
-	{"endpoint answers 503 with Retry-After", breaks(tokentest.Failure{RetryAfter: "1"})},
-	{"endpoint resets", breaks(tokentest.Failure{Reset: true})},
-	{"endpoint answers half", breaks(tokentest.Failure{Body: `{"access_token":"abc","tok`})},
-	{"endpoint never ends", breaks(tokentest.Failure{Endless: true})},
-	{"endpoint hangs", breaks(tokentest.Failure{Hang: true})},
-	{"reply lost", func(s *soak, random *mathrand.Rand) func() {
+	{"endpoint answers 503", noToken, breaks(tokentest.Failure{})},
+	{"endpoint answers 503 with Retry-After", noToken, breaks(tokentest.Failure{RetryAfter: "1"})},
+	{"endpoint resets", noToken, breaks(tokentest.Failure{Reset: true})},
+	{"endpoint answers half", noToken, breaks(tokentest.Failure{Body: `{"access_token":"abc","tok`})},
+	{"endpoint never ends", noToken, breaks(tokentest.Failure{Endless: true})},
+	{"endpoint hangs", noToken, breaks(tokentest.Failure{Hang: true})},
+	{"reply lost", noToken, func(s *soak, random *mathrand.Rand) func() {
 		s.repliesLost.Store(true)
 		return breaks(tokentest.Failure{Times: 1, LoseReply: true})(s, random)
 	}},
