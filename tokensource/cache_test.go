@@ -981,14 +981,17 @@ func TestOnRefreshMayLogInAgain(t *testing.T) {
 }
 
 func TestACallerWhoseContextHasEndedCausesNoRefresh(t *testing.T) {
-	s := numbered(0, 0)
-	c := &tokensource.Cache{Source: s}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := c.Token(ctx, nil); err != context.Canceled {
-		t.Errorf("got %v, want context.Canceled", err)
-	}
-	wantCalls(t, s, 0)
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, 0)
+		c := &tokensource.Cache{Source: s}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Token(ctx, nil); err != context.Canceled {
+			t.Errorf("got %v, want context.Canceled", err)
+		}
+		synctest.Wait()
+		wantCalls(t, s, 0)
+	})
 }
 
 func TestAGoodTokenCostsNoAllocation(t *testing.T) {

@@ -188,7 +188,7 @@ func TestATokenThatNoHeaderMayCarryHasNoAuthorization(t *testing.T) {
 }
 
 func TestWhatIsNoStoredTokenIsAnError(t *testing.T) {
-	for _, data := range []string{"", "hush", `{"access_token":1}`, `{}`, `{"expiry":"2026-01-02T03:04:05Z"}`} {
+	for _, data := range []string{"", "hush", `{"access_token":1}`, `{"access_token":"hush","expiry":1}`, `{}`, `{"expiry":"2026-01-02T03:04:05Z"}`} {
 		if got, err := tokensource.Unmarshal([]byte(data)); got != nil || err == nil || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%s: got %v and %v, want an error", data, got, err)
 		}

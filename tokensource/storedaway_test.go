@@ -3,6 +3,7 @@ package tokensource_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,7 +94,9 @@ func TestAFailureWithoutTheStoreIsTheSourcesOwn(t *testing.T) {
 		t.Errorf("beside a token: got %v, want the source's error", err)
 	}
 	s.Source = tokensource.Static(&Token{AccessToken: "a\nb"})
-	newProcess(store, s).Token(t.Context(), nil)
+	if _, err := (&tokensource.Cache{Source: s}).Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no header may carry") {
+		t.Errorf("a bad token: got %v, want an error that tells what is wrong with it", err)
+	}
 	store.load.Store(false)
 	s.Source = tokensource.Static(&Token{AccessToken: "good"})
 	got, err := s.Token(t.Context(), nil)

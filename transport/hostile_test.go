@@ -300,6 +300,14 @@ func TestAnAuthWithoutASourceIsAnErrorThatNamesIt(t *testing.T) {
 	}
 }
 
+func TestASourceThatReturnsNothingIsAnError(t *testing.T) {
+	for _, base := range []http.RoundTripper{unsent(t), &transport.DPoP{Key: p256, Base: unsent(t)}} {
+		if _, _, err := get(t, &transport.Auth{Source: tokensource.Static(nil), Base: base}); err == nil || !strings.Contains(err.Error(), "no token") {
+			t.Errorf("over %T: got %v, want an error", base, err)
+		}
+	}
+}
+
 func TestARequestWithoutAURLIsTheBasesAffair(t *testing.T) {
 	broken := errors.New("no URL")
 	auth := &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "a"})}
