@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
+	"time"
 )
 
 var bodies = []entry{
@@ -18,6 +19,7 @@ var bodies = []entry{
 	{name: "the body is closed once, whatever the base does with it", run: bodyClosedOverBases},
 	{name: "GetBody is called for each further attempt, and closed", run: getBodyCalled},
 	{name: "nothing is read ahead", run: nothingReadAhead},
+	{name: "an attempt that is given up does not look whole", run: givenUp, not: unlessEarly},
 	{name: "the body waits for 100 Continue", run: bodyWaits},
 	{name: "an answer need not wait for the body", run: answerBeforeBody},
 	{name: "request and response flow at the same time", run: duplex, not: whenLate},
@@ -25,7 +27,7 @@ var bodies = []entry{
 	{name: "CONNECT opens a tunnel", run: tunnel, not: whenLate},
 }
 
-// A body is a request body that counts what is done to it.
+// A body counts what is done to it.
 type body struct {
 	io.Reader
 	mu            sync.Mutex // guards what follows
@@ -57,7 +59,7 @@ func (b *body) begun() bool {
 func (b *body) isClosed() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return want("times that the body was closed", b.closes, 1)
+	return want("times that it was closed", b.closes, 1)
 }
 
 func (e *env) post(r io.Reader) (*http.Request, *body) {
@@ -177,6 +179,60 @@ func nothingReadAhead(e *env) error {
 	p.resp.Body.Close()
 	return errors.Join(err, want("bytes at the server before the caller has the rest", got, 5),
 		want("the answer", string(body), "first, rest"))
+}
+
+// givenUp has a base that goes on reading what it has refused: at once, so that a
+// Read is in progress when the attempt is given up, or when that has happened.
+func givenUp(e *env) error {
+	var errs []error
+	for _, atOnce := range []bool{true, false} {
+		again := make(chan struct{})
+		if atOnce {
+			close(again)
+		}
+		goOn := func(body io.ReadCloser) {
+			<-again
+			n, err := io.Copy(io.Discard, body)
+			body.Close()
+			if err == nil && n < 10 {
+				e.note(fmt.Errorf("at once: %v: the refused attempt ends after %d bytes of 10 as if it was whole", atOnce, n))
+			}
+		}
+		rt := e.subject.New(roundTripper(func(req *http.Request) (*http.Response, error) {
+			if headers := e.refusalOf(req); headers != nil {
+				go goOn(req.Body)
+				time.Sleep(time.Millisecond)
+				return respond(req, http.StatusUnauthorized, headers, ""), nil
+			}
+			if !atOnce {
+				close(again)
+			}
+			defer req.Body.Close()
+			body, err := io.ReadAll(req.Body)
+			return respond(req, http.StatusOK, nil, string(body)), err
+		}), e.token)
+		e.tokens.Store(0)
+		errs = append(errs, e.upload(rt))
+	}
+	return errors.Join(errs...)
+}
+
+// upload sends a body of 10 bytes, the second half a second later.
+func (e *env) upload(rt http.RoundTripper) error {
+	src, caller := e.pipe()
+	req, _ := e.post(src)
+	p := begin(rt, req)
+	io.WriteString(caller, "first")
+	time.Sleep(time.Second)
+	io.WriteString(caller, ", 2nd")
+	caller.Close()
+	<-p.done
+	if p.err != nil {
+		return p.err
+	}
+	defer p.resp.Body.Close()
+	body, err := io.ReadAll(p.resp.Body)
+	return errors.Join(err, want("the answer", string(body), "first, 2nd"))
 }
 
 func bodyWaits(e *env) error {

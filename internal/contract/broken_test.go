@@ -305,39 +305,61 @@ func TestRunFindsWhatIsBroken(t *testing.T) {
 	}
 }
 
-// What goes wrong in the second attempt alone is found where a server refuses
-// the first.
-func TestRunFindsWhatIsBrokenInTheSecondAttempt(t *testing.T) {
-	second := map[string]struct {
-		change func(*http.Request)
-		finds  map[string]string
-	}{
-		"loses the trailers": {func(r *http.Request) { r.Trailer = r.Trailer.Clone() },
-			map[string]string{"the request's trailers arrive": "the trailer: got , want 5"}},
-		"loses the context's values": {func(r *http.Request) { *r = *r.WithContext(valueless{r.Context()}) },
-			map[string]string{
-				"the context's values reach the base":           "got <nil>",
-				"the caller's httptrace sees each attempt once": "GotConn: got 1, want 2",
-				"the caller's httptrace sees 100 Continue":      "Got100Continue: got",
-				"the caller's httptrace sees 103 Early Hints":   "103: got 0",
-			}},
-		"changes the Host": {func(r *http.Request) { r.Host = "other.example" },
-			map[string]string{
-				"the server sees the request that the base would send": "GET: Host: got other.example",
-				"an opaque URL arrives":                                "from URL.Opaque",
-			}},
+// second changes the second attempt alone.
+func second(change func(*http.Request)) func(http.RoundTripper, *http.Request) (*http.Response, error) {
+	return func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+		if req.Header.Get("Authorization") != "Bearer token-2" {
+			return base.RoundTrip(req)
+		}
+		return sends(change)(base, req)
 	}
-	for name, b := range second {
+}
+
+// Below Auth, what goes wrong with one of two attempts is found where a server
+// refuses the first.
+var brokenAgain = map[string]struct {
+	trip  func(http.RoundTripper, *http.Request) (*http.Response, error)
+	finds map[string]string
+}{
+	"loses the trailers of the second": {second(func(r *http.Request) { r.Trailer = r.Trailer.Clone() }),
+		map[string]string{"the request's trailers arrive": "the trailer: got , want 5"}},
+
+	"loses the context's values in the second": {second(func(r *http.Request) { *r = *r.WithContext(valueless{r.Context()}) }),
+		map[string]string{
+			"the context's values reach the base":           "got <nil>",
+			"the caller's httptrace sees each attempt once": "GotConn: got 1, want 2",
+			"the caller's httptrace sees 100 Continue":      "Got100Continue: got",
+			"the caller's httptrace sees 103 Early Hints":   "103: got 0",
+		}},
+
+	"changes the Host of the second": {second(func(r *http.Request) { r.Host = "other.example" }),
+		map[string]string{
+			"the server sees the request that the base would send": "GET: Host: got other.example",
+			"an opaque URL arrives":                                "from URL.Opaque",
+		}},
+
+	"leaves the refusal open": {answers(func(resp *http.Response) {
+		if resp.StatusCode == http.StatusUnauthorized && resp.Body != nil {
+			resp.Body = io.NopCloser(resp.Body)
+		}
+	}), map[string]string{"every response of the base is closed": "response 1: times that it was closed: got 0"}},
+
+	"ends the body that fails or is given up": {sends(func(r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = unfailing{r.Body}
+		}
+	}), map[string]string{
+		"an attempt that is given up does not look whole": "as if it was whole",
+		"a request that the base can't send is an error":  "a body that fails: got <nil>",
+	}},
+}
+
+func TestRunFindsWhatIsBrokenBelowAuth(t *testing.T) {
+	for name, b := range brokenAgain {
 		t.Run(name, func(t *testing.T) {
-			trip := func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
-				if req.Header.Get("Authorization") == "Bearer token-2" {
-					return sends(b.change)(base, req)
-				}
-				return base.RoundTrip(req)
-			}
 			contract.Run(t, contract.Subject{
 				New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-					return auth(&layer{base, trip}, token)
+					return auth(&layer{base, b.trip}, token)
 				},
 				Tokens:  true,
 				Refuses: firstToken,
@@ -345,6 +367,17 @@ func TestRunFindsWhatIsBrokenInTheSecondAttempt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An unfailing body ends where it would fail.
+type unfailing struct{ io.ReadCloser }
+
+func (e unfailing) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if err != nil {
+		err = io.EOF
+	}
+	return n, err
 }
 
 type valueless struct{ context.Context }

@@ -152,4 +152,5 @@ func (v variant) String() string {
 // What a case may have no meaning with.
 func onHTTP2(v variant) bool     { return v.http2 }
 func whenRefused(v variant) bool { return v.refusal != accepted }
+func unlessEarly(v variant) bool { return v.refusal != early }
 func whenLate(v variant) bool    { return v.refusal == late }

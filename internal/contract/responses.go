@@ -17,6 +17,7 @@ var responses = []entry{
 	{name: "an error comes without a response", run: errorAlone},
 	{name: "every response has a Body", run: everyBody},
 	{name: "a response of the base without Body does no harm", run: nilBody},
+	{name: "every response of the base is closed", run: responsesClosed},
 	{name: "the response's trailers arrive", run: responseTrailers},
 	{name: "the response streams", run: responseStreams},
 	{name: "closing the response ends the request", run: closeEnds},
@@ -141,6 +142,25 @@ func nilBody(e *env) error {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	return errors.Join(err, want("the status", resp.StatusCode, 200), want("the body", string(body), ""))
+}
+
+func responsesClosed(e *env) error {
+	var all []*body
+	rt := e.subject.New(roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := (&scripted{e, func(req *http.Request) (*http.Response, error) {
+			return respond(req, http.StatusOK, nil, "hello"), nil
+		}}).RoundTrip(req)
+		b := &body{Reader: resp.Body}
+		all, resp.Body = append(all, b), b
+		return resp, err
+	}), e.token)
+	req, _ := e.post(strings.NewReader("hello"))
+	_, err := do(rt, req)
+	errs := []error{err}
+	for i, b := range all {
+		errs = append(errs, in(fmt.Sprint("response ", i+1), b.isClosed()))
+	}
+	return errors.Join(errs...)
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
