@@ -598,10 +598,10 @@ func TestAfterALogoutTheSourceAnswersOnceItWasTold(t *testing.T) {
 
 func TestAnEarlierLogoutThatTheSourceWasToldLateDoesNotEndALaterOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logouts := 0
+		var logouts atomic.Int32
 		l := &teller{source: numbered(0, 0)}
 		l.forget = func() error {
-			if logouts++; logouts == 2 {
+			if logouts.Add(1) == 2 {
 				return errAway
 			}
 			time.Sleep(time.Second)
@@ -891,18 +891,24 @@ func TestOnRefreshIsToldOfALateTokenButNotOfALateError(t *testing.T) {
 		unavailable: "[expired after 1s: true]",
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			var events []string
+			events := make(chan string, 3)
 			c := &tokensource.Cache{Timeout: time.Second}
 			c.Source = tokensource.Func(func(context.Context, *Token) (*Token, error) {
 				time.Sleep(10 * time.Second)
 				return &Token{AccessToken: "late"}, late
 			})
 			c.OnRefresh = func(r tokensource.Refresh) {
-				events = append(events, fmt.Sprintf("%s after %v: %t", r.Cause, r.Duration, r.Err != nil))
+				events <- fmt.Sprintf("%s after %v: %t", r.Cause, r.Duration, r.Err != nil)
 			}
 			c.Token(t.Context(), nil)
 			time.Sleep(time.Minute)
-			if got := fmt.Sprint(events); got != want {
+			synctest.Wait()
+			close(events)
+			var got []string
+			for e := range events {
+				got = append(got, e)
+			}
+			if got := fmt.Sprint(got); got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		})
@@ -919,8 +925,8 @@ func late() *source {
 
 func TestALateTokenCountsForTheCallersThatItServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var last tokensource.Refresh
-		c := &tokensource.Cache{Source: late(), Timeout: 6 * time.Second, OnRefresh: func(r tokensource.Refresh) { last = r }}
+		events := make(chan tokensource.Refresh, 2)
+		c := &tokensource.Cache{Source: late(), Timeout: 6 * time.Second, OnRefresh: func(r tokensource.Refresh) { events <- r }}
 		now := time.Now()
 		c.Set(t.Context(), &Token{AccessToken: "good", RefreshAt: now.Add(90 * time.Second), Expiry: now.Add(100 * time.Second)})
 		time.Sleep(90 * time.Second)
@@ -928,8 +934,8 @@ func TestALateTokenCountsForTheCallersThatItServes(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		got, err := c.Token(t.Context(), nil)
 		wantToken(t, got, err, "late")
-		synctest.Wait()
-		if last != (tokensource.Refresh{Cause: tokensource.Expired, Duration: 5 * time.Second, Waiters: 1}) {
+		<-events // that it was given up
+		if last := <-events; last != (tokensource.Refresh{Cause: tokensource.Expired, Duration: 5 * time.Second, Waiters: 1}) {
 			t.Errorf("got %+v, want one that waited 5s, because the token had expired", last)
 		}
 	})

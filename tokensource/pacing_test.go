@@ -121,6 +121,7 @@ func TestNobodyWaitsForARefreshAfterOneThatBroughtNothingNew(t *testing.T) {
 		c.Token(t.Context(), nil)
 		time.Sleep(55 * time.Minute)
 		c.Token(t.Context(), nil) // an early refresh
+		synctest.Wait()
 		time.Sleep(time.Second)
 		s.answer = numbered(time.Second, 0).answer
 		go c.Token(t.Context(), only)

@@ -223,10 +223,14 @@ func TestARefusedResponseThatCannotBeClosedHoldsNothing(t *testing.T) {
 // A slowClose takes 10 ms to close.
 type slowClose struct {
 	io.Reader
-	closed bool
+	closed atomic.Bool
 }
 
-func (s *slowClose) Close() error { time.Sleep(10 * time.Millisecond); s.closed = true; return nil }
+func (s *slowClose) Close() error {
+	time.Sleep(10 * time.Millisecond)
+	s.closed.Store(true)
+	return nil
+}
 
 // So that its connection can be used again, or is closed first.
 func TestARefusedResponseIsClosedBeforeTheReplayUnlessARestOfTheBodyIsAwaited(t *testing.T) {
@@ -245,7 +249,7 @@ func TestARefusedResponseIsClosedBeforeTheReplayUnlessARestOfTheBodyIsAwaited(t 
 			closed := false
 			auth := &transport.Auth{Source: oldThenNew, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 				if req.Header.Get("Authorization") == "Bearer new" {
-					closed = refusal.closed
+					closed = refusal.closed.Load()
 					close(gate)
 					return bodyAnswer(200, req.Body), nil
 				}
@@ -260,8 +264,8 @@ func TestARefusedResponseIsClosedBeforeTheReplayUnlessARestOfTheBodyIsAwaited(t 
 			getsStatus(t, auth, req, 200)
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
-			if closed != c.want || !refusal.closed {
-				t.Errorf("%s: closed before the replay: %t, want %t; at last: %t", name, closed, c.want, refusal.closed)
+			if closed != c.want || !refusal.closed.Load() {
+				t.Errorf("%s: closed before the replay: %t, want %t; at last: %t", name, closed, c.want, refusal.closed.Load())
 			}
 		})
 	}
