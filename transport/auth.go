@@ -46,8 +46,8 @@ type Auth struct {
 	// "https://api.example.com": to all of these and nowhere else. An entry
 	// that is not an origin fails every request.
 	//
-	// Set it if anything above Auth rebuilds requests, for instance to retry
-	// them: that loses the chain of redirects.
+	// Set it if a layer above Auth builds new requests: that loses the chain of
+	// redirects.
 	Origins []string
 
 	// AllowHTTP allows tokens to travel unencrypted. Without it, a request that
