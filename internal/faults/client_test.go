@@ -12,6 +12,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,11 +149,18 @@ func (c *client) disconnected() {
 	}
 }
 
-// An upload is a body whose Close is counted.
+// An upload is a body whose Close is counted, and that gives nothing after it.
 type upload struct {
 	io.Reader
 	size   int64
 	closes atomic.Int32
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.closes.Load() > 0 {
+		return 0, os.ErrClosed
+	}
+	return u.Reader.Read(p)
 }
 
 func (u *upload) Close() error { u.closes.Add(1); return nil }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -181,12 +182,19 @@ var payloads = sync.OnceValue(func() (all []payload) {
 	return all
 })
 
-// A body counts how often it is closed.
+// A body counts how often it is closed, and gives nothing after that.
 type body struct {
 	io.Reader
 	soak   *soak
 	copied bool // by GetBody, see client.another
 	closes atomic.Int32
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.closes.Load() > 0 {
+		return 0, os.ErrClosed
+	}
+	return b.Reader.Read(p)
 }
 
 func (b *body) Close() error {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
 
@@ -189,4 +190,41 @@ func TestAServerThatRefusesAndStopsReadingDoesNotHoldUpTheSecondAttempt(t *testi
 			}
 		}
 	})
+}
+
+// readsOn refuses in the middle of the upload, tells what the rest of it is, and
+// then ends the refusal.
+func readsOn(rest chan<- arrival) fault {
+	return first(func(w http.ResponseWriter, r *http.Request) {
+		io.CopyN(io.Discard, r.Body, 64*kib)
+		w.WriteHeader(http.StatusUnauthorized)
+		http.NewResponseController(w).Flush()
+		n, err := io.Copy(io.Discard, r.Body)
+		rest <- arrival{64*kib + n, err}
+		io.WriteString(w, "refused")
+	})
+}
+
+// An arrival is how much of a body came, and how it ended.
+type arrival struct {
+	length int64
+	err    error
+}
+
+// Over HTTP/1.1 a server may go on to read what it has refused.
+func TestAnUploadWhoseRefusalStandsGoesOn(t *testing.T) {
+	leavesNothing(t)
+	a := serveAPI(t, "HTTP/1.1")
+	c := newClient(t, a, alone)
+	auth := c.http.Transport.(*transport.Auth)
+	auth.Source = tokensource.Static(&tokensource.Token{AccessToken: "old"})
+	auth.MaxBody, auth.MaxMemory = 32*mib, 32*mib
+	rest := make(chan arrival, 1)
+	a.set(readsOn(rest))
+	if r := c.do(t.Context(), stream, 16*mib); r.status != 401 || r.err != nil || r.sent != 1 {
+		t.Errorf("got %v, want the 401 after one attempt", r)
+	}
+	if got := <-rest; got.err != nil || got.length != 16*mib {
+		t.Errorf("%d bytes came, and %v, want all %d", got.length, got.err, 16*mib)
+	}
 }
