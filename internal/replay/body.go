@@ -155,7 +155,7 @@ type Next struct {
 
 // Next cuts off the first attempt and returns the next, to be called after Hold
 // reported true. It fails only if the request's GetBody does, and then nothing
-// has changed.
+// has changed, or if another owner has called Close.
 func (b *Body) Next(req *http.Request) (Next, error) {
 	if b == nil {
 		body := req.Body
@@ -169,6 +169,9 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.live == nil {
+		return Next{}, errClosed
+	}
 	sent := b.live.whole()
 	b.live = &attempt{body: b.recording, trailer: maps.Clone(b.names)}
 	b.held = false

@@ -781,3 +781,17 @@ func TestWhatACutReadReturnsFollowsWhatWasReadAlready(t *testing.T) {
 		want(t, "its end", now(readAsync(next.Body)), "!EOF")
 	})
 }
+
+func TestAnOwnerWhoseBodyAnotherHasClosedSendsNothing(t *testing.T) {
+	req, _ := text("rest")
+	outer := replay.New(req, roomy, new(replay.Budget))
+	below := request(outer.First(req))
+	inner := replay.New(below, roomy, new(replay.Budget))
+	want(t, "Hold", inner.Hold(below), true)
+	outer.Close()
+	if next, err := inner.Next(below); err == nil {
+		t.Errorf("got %v, want an error", next)
+	}
+	inner.Done()
+	outer.Done()
+}
