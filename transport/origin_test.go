@@ -313,3 +313,19 @@ func TestATokenThatNoHeaderMayCarryIsNotSent(t *testing.T) {
 		h.wantUnsent(t, &transport.Auth{Source: src, Base: h.base(t)}, "https://a.test/", "tokensource: "+c.want)
 	}
 }
+
+func TestARequestWhoseHeaderIsNilOrHasANameAsLongCarriesTheToken(t *testing.T) {
+	for _, header := range []http.Header{nil, {"Cache-Control": {"no-cache"}}} {
+		auth := &transport.Auth{Source: tokensource.Static(bodyOldToken), Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if got := req.Header.Get("Authorization"); got != "Bearer old" {
+				t.Errorf("%v: sent with %q, want the token", header, got)
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+		})}
+		req := postBody(t, "https://api.example", nil)
+		req.Header = header
+		if _, err := auth.RoundTrip(req); err != nil {
+			t.Errorf("%v: got %v, want no error", header, err)
+		}
+	}
+}

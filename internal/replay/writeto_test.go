@@ -184,3 +184,15 @@ func TestWriteToReturnsTheErrorThatTheBodyEndsWith(t *testing.T) {
 	want(t, "before", w.String(), "x")
 	want(t, "written", n, int64(1))
 }
+
+func TestWriteToReturnsTheWritersError(t *testing.T) {
+	req, _ := text("rest")
+	full := errors.New("full")
+	n, err := replay.New(req, roomy, new(replay.Budget)).First(req).(io.WriterTo).WriteTo(failingWriter{full})
+	want(t, "written", n, int64(2))
+	want(t, "error", err, full)
+}
+
+type failingWriter struct{ err error }
+
+func (f failingWriter) Write([]byte) (int, error) { return 2, f.err }
