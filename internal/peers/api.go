@@ -13,7 +13,7 @@ import (
 
 // An api is the state of the protected API and of the server elsewhere.
 type api struct {
-	open    atomic.Bool  // every request is accepted: for the base, which has no token
+	open    atomic.Bool  // every request is accepted: for the base, whose token is none
 	strange atomic.Int64 // requests elsewhere
 	leaked  atomic.Int64 // of these, with credentials
 
@@ -73,7 +73,7 @@ func (w *world) serveRedirect(rw http.ResponseWriter, r *http.Request) {
 // 6750, with what container registries add to it.
 func (w *world) accept(rw http.ResponseWriter, r *http.Request) bool {
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if w.open.Load() || w.good(token) {
+	if w.good(token) || w.open.Load() {
 		return true
 	}
 	rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/registry",service="api",error="invalid_token"`, w.auth.URL))

@@ -135,10 +135,14 @@ func (s *issuer) grant(refresh string) (g grant, ok bool) {
 		g.refresh = s.login()
 	}
 	s.issued++
-	g.access = fmt.Sprintf("access-token-that-is-as-long-as-opaque-ones-are-%06d", s.issued)
+	g.access = accessToken(s.issued)
 	g.expiry = time.Now().Add(s.lifetime)
 	s.live[g.access] = g.expiry
 	return g, true
+}
+
+func accessToken(n int) string {
+	return fmt.Sprintf("access-token-that-is-as-long-as-opaque-ones-are-%06d", n)
 }
 
 // login returns a new refresh token; s.mu is held.

@@ -5,8 +5,8 @@
 //
 // Everything is sent over loopback, to servers that speak each peer's own
 // protocol. What is a time or a rate is in relation to the bare base, an
-// http.Client without authentication, which is measured in turn with each. It
-// takes a quarter of an hour, and wants the machine for itself.
+// http.Client whose requests have a token already, which is measured in turn with
+// each. It takes a quarter of an hour, and wants the machine for itself.
 //
 // The flags:
 //
