@@ -46,6 +46,7 @@ type soak struct {
 	troubled       [troubles]atomic.Int64 // the phase that had such a fault last
 	broken, mended atomic.Int64           // faults of the token endpoint that have begun, and that are over
 	repliesLost    atomic.Bool            // since the last login
+	expiries       atomic.Int64           // of nonces, each counted before and after
 
 	succeeded, cancelled, refused, tokenless, broke atomic.Int64
 	verified, opened, closed                        atomic.Int64

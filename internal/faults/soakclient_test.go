@@ -79,14 +79,15 @@ const refreshTimeout = 5 * time.Second
 // watched checks that a refresh fails only if the endpoint does.
 func (f *fleet) watched(source tokensource.Source) tokensource.Source {
 	return tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
-		s, mended, broken := f.soak, f.soak.mended.Load(), f.soak.broken.Load()
+		s, mended, broken, expiries := f.soak, f.soak.mended.Load(), f.soak.broken.Load(), f.soak.expiries.Load()
 		f.ailing.Store(true)
 		token, err := source.Token(ctx, old)
 		f.ailing.Store(err != nil)
 		s.refreshes.Add(1)
-		works := broken == mended && s.broken.Load() == broken
+		broke := broken != mended || s.broken.Load() != broken
 		lost := errors.Is(err, tokensource.ErrReauthenticate) && s.repliesLost.Load()
-		if err != nil && works && !lost {
+		stale := is[*tokensource.EndpointError](err) && s.expiries.Load() != expiries // the nonce that it had just got
+		if err != nil && !broke && !lost && !stale {
 			s.fail("%s: a refresh failed though the endpoint works: %v", f.name, err)
 		}
 		return token, err

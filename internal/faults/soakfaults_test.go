@@ -54,7 +54,13 @@ var mishaps = []mishap{
 		s.revocations.Add(1)
 		return func() {}
 	}},
-	{"nonces expire", refusal, func(s *soak, _ *mathrand.Rand) func() { s.authority.Load().ExpireNonces(); return func() {} }},
+	{"nonces expire", refusal, func(s *soak, _ *mathrand.Rand) func() {
+		s.troubled[noToken].Store(s.phase.Load())
+		s.expiries.Add(1)
+		s.authority.Load().ExpireNonces()
+		s.expiries.Add(1)
+		return func() {}
+	}},
 	{"slow endpoint", none, func(s *soak, _ *mathrand.Rand) func() {
 		s.authority.Load().SetLatency(300 * time.Millisecond)
 		return func() { s.authority.Load().SetLatency(0) }
