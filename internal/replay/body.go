@@ -12,10 +12,12 @@
 package replay
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 )
 
@@ -272,8 +274,11 @@ func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 		var p []byte
 		p, err = a.next(nil, true)
 		if len(p) > 0 {
-			n, failed := w.Write(p)
+			n, failed := w.Write(slices.Clip(p)) // what follows is the recording's
 			written += int64(n)
+			if failed == nil && n < len(p) {
+				failed = io.ErrShortWrite
+			}
 			if failed != nil {
 				return written, failed
 			}
@@ -344,10 +349,11 @@ func (a *attempt) kept(p []byte, inPlace bool) []byte {
 	return got
 }
 
-// room is where to read the caller's body: where it will be kept, if it will.
+// room is where to read the caller's body: where it will be kept, if it will, and
+// if there is as much room as some readers demand.
 func (a *attempt) room() []byte {
 	if a.body.wanted() {
-		if p := a.body.free(false); p != nil {
+		if p := a.body.free(false); len(p) >= bytes.MinRead {
 			return p
 		}
 	}

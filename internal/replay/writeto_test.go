@@ -185,6 +185,56 @@ func TestWriteToReturnsTheErrorThatTheBodyEndsWith(t *testing.T) {
 	want(t, "written", n, int64(1))
 }
 
+// A writerFunc is a writer made of a function.
+type writerFunc func(p []byte) (int, error)
+
+func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
+
+func TestWriteToNoticesAShortWrite(t *testing.T) {
+	req, _ := text("rest")
+	_, err := replay.New(req, roomy, new(replay.Budget)).First(req).(io.WriterTo).WriteTo(
+		writerFunc(func(p []byte) (int, error) { return len(p) - 1, nil }))
+	want(t, "error", err, io.ErrShortWrite)
+}
+
+func TestAWriterThatAppendsDoesNotWriteIntoTheRecording(t *testing.T) {
+	req, _ := text(strings.Repeat("a", 10_000))
+	b := replay.New(req, roomy, new(replay.Budget))
+	b.First(req).(io.WriterTo).WriteTo(writerFunc(func(p []byte) (int, error) {
+		if cap(p) > len(p) {
+			t.Errorf("a piece of %d bytes has room for %d, want none", len(p), cap(p))
+		}
+		return len(p), nil
+	}))
+	b.Done()
+}
+
+// records is a body of 100 records of 400 bytes, each of which wants room for 512.
+type records struct{ read int }
+
+func (r *records) Read(p []byte) (int, error) {
+	switch {
+	case r.read == 100:
+		return 0, io.EOF
+	case len(p) < bytes.MinRead:
+		return 0, io.ErrShortBuffer
+	}
+	r.read++
+	return 400, nil
+}
+
+func TestAReaderAlwaysHasRoomFor512Bytes(t *testing.T) {
+	for _, limits := range []replay.Limits{roomy, {Body: 3000, Total: roomy.Total}, {Body: roomy.Body, Total: 3000}} {
+		req := request(io.NopCloser(new(records)))
+		b := replay.New(req, limits, new(replay.Budget))
+		w, n, err := writeTo(b.First(req), 1<<20)
+		want(t, "error", err, nil)
+		want(t, "written", n, int64(40_000))
+		want(t, "arrived", w.Len(), 40_000)
+		b.Done()
+	}
+}
+
 func TestWriteToReturnsTheWritersError(t *testing.T) {
 	req, _ := text("rest")
 	full := errors.New("full")
