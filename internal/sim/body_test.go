@@ -67,6 +67,7 @@ func (s *source) next(p []byte) (int, error) {
 	}
 	n := copy(p[:min(len(p), 1+s.pace.IntN(4000))], s.content[s.read:])
 	s.read += n
+	clear(p[n:min(n+16, len(p))]) // a Read may use all of p
 	if s.read == len(s.content) && (n == 0 || s.pace.chance(0.5)) && s.failsAt < 0 && s.sticks < 0 {
 		if s.trailer != nil {
 			s.trailer.Set("X-Sum", "whole")

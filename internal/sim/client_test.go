@@ -30,6 +30,7 @@ type call struct {
 	sends     int
 	sendsWith map[*access]int
 	refusals  int
+	open      int  // responses that nobody has closed
 	acted     bool // the API has
 	forbidden bool
 	broken    bool // the wire or the body was, by the plan
@@ -316,6 +317,9 @@ func (w *world) verdict() {
 	for _, c := range w.calls {
 		if c.body != nil && c.body.closes != 1 {
 			w.broken("request %d: the body was closed %d times", c.id, c.body.closes)
+		}
+		if c.open > 0 {
+			w.broken("request %d: a refused response was not closed", c.id)
 		}
 	}
 	p := w.processes[0]

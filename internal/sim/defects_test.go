@@ -129,6 +129,10 @@ var defects = []defect{
 	{"the refused response is waited for beyond the deadline", "transport/attempt.go", []string{
 		`	case <-resp.Request.Context().Done():
 `, ``}},
+	{"a refused response is not closed", "transport/attempt.go", []string{
+		`			resp.Body.Close()
+`, `			_ = resp
+`}},
 	{"the first nonce is kept for ever", "transport/dpop.go", []string{
 		`	n.by[s] = nonce
 `, `	if n.by[s] == "" {

@@ -62,7 +62,8 @@ type exchange struct {
 	n, epoch     int
 	process      *process
 	began, ended time.Time
-	good         bool // the token that it replaces
+	since        time.Time // from when a token's life counts: the first send, if this is another for a nonce
+	good         bool      // the token that it replaces
 	token        *access
 	nonce        int
 	fault        fault // as the client sees it; empty: none
@@ -181,7 +182,10 @@ func (e endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 func (i *issuer) start(p *process, refresh string) *exchange {
 	w := i.w
 	i.calls++
-	x := &exchange{n: i.calls, process: p, began: time.Now(), epoch: len(w.ops)}
+	x := &exchange{n: i.calls, process: p, began: time.Now(), since: time.Now(), epoch: len(w.ops)}
+	if l := p.last; l != nil && l.token == nil && l.fault == "" && l.ended.Equal(x.began) {
+		x.since = l.since
+	}
 	if a := i.byNumber(knownBefore(p.known, x.began)); a != nil {
 		x.good = !a.ended && i.now().Before(a.ends)
 	}
@@ -228,7 +232,7 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 		p.failures, p.leftAlone = 0, time.Time{}
 		x.token.came = x.ended
 		if x.token.life > 0 || w.tells < tellsJWT {
-			x.token.until = x.began.Add(x.token.life)
+			x.token.until = x.since.Add(x.token.life)
 		}
 		if w.tells < tellsJWT && x.token.life == 0 { // it says nothing of a token that lives less than a second
 			x.token.until = time.Time{}

@@ -357,7 +357,13 @@ func (s *sending) early(resp *http.Response) {
 	if s.d.chance(0.1) {
 		resp.Body = io.NopCloser(endless{})
 	}
+	s.w.mu.Lock()
+	s.call.open++
+	s.w.mu.Unlock()
 	resp.Body = &reply{Reader: resp.Body, close: once(func() {
+		s.w.mu.Lock()
+		s.call.open--
+		s.w.mu.Unlock()
 		if http2 {
 			select {
 			case <-s.done:
