@@ -219,11 +219,14 @@ func TestAWaiterLeavesAnEndpointThatDripsAtItsOwnTime(t *testing.T) {
 			default:
 			}
 			e.set(good)
-			e.cache.Set(t.Context(), &tokensource.Token{AccessToken: "a-long-access-token"}) // a login ends it
+			login := &tokensource.Token{AccessToken: "of-the-login"}
+			e.cache.Set(t.Context(), login) // ends it
 			if err := <-patient; err != nil {
 				t.Errorf("the other waiter got %v, want the token of the login", err)
 			}
-			e.recovers()
+			if got, err := e.cache.Token(t.Context(), login); err != nil || got.AccessToken != "a-long-access-token" {
+				t.Errorf("then: got %v and %v, want the mended endpoint's token", got, err)
+			}
 		})
 	}
 }
