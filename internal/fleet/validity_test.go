@@ -22,8 +22,9 @@ func TestAFixedWindowKeepsTheHerdTogether(t *testing.T) {
 	}
 }
 
-// To leave out requests is a trick that must change nothing. Nor must it matter who draws the moment
-// of the refresh, the Cache or the token endpoint, for the windows are compared by that.
+// To leave out requests is a trick that must change nothing. Nor must it matter
+// who draws the moment of the refresh, the Cache or the token endpoint, for the
+// windows are compared by that.
 func TestNeitherTheRequestsLeftOutNorWhoDrawsMatters(t *testing.T) {
 	p := plan{replicas: 1000, life: 5 * time.Minute, length: time.Hour, pause: time.Second, policy: own}
 	sparse := simulate(t, p)
@@ -37,7 +38,7 @@ func TestNeitherTheRequestsLeftOutNorWhoDrawsMatters(t *testing.T) {
 		}
 	}
 	for name, other := range map[string]*record{"left out": sparse, "drawn by the endpoint": drawn} {
-		// The chance of 0.03 is about one in a million for so many tokens, if the distributions are the same.
+		// Of so many tokens from the same distribution, one in a million differ so much.
 		if d := distance(dense.ages[:], other.ages[:]); d > 0.03 {
 			t.Errorf("%s: the ages of tokens differ by %.3f in distribution", name, d)
 		}
