@@ -159,7 +159,7 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, <-chan singleflig
 	usable := c.usable(now)
 	switch {
 	case usable && !refused && !c.holding():
-		if c.flight == nil && c.final == nil && !c.earlyAt.IsZero() && !now.Before(later(c.earlyAt, c.retryAt)) {
+		if at := c.nextEarly(); !at.IsZero() && !now.Before(at) {
 			c.start(ctx, Early, now)
 		}
 		c.publish(now)
@@ -391,6 +391,15 @@ func (c *Cache) space(now time.Time, floor time.Duration) {
 	c.retryAt = now.Add(time.Duration(max(wait, least) * float64(time.Second)))
 }
 
+// nextEarly returns when an early refresh may begin; zero means not as things
+// are. c.mu is held.
+func (c *Cache) nextEarly() time.Time {
+	if c.flight != nil || c.final != nil || c.earlyAt.IsZero() {
+		return time.Time{}
+	}
+	return later(c.earlyAt, c.retryAt)
+}
+
 // publish tells what Token may return without a lock; c.mu is held.
 func (c *Cache) publish(now time.Time) {
 	if !c.usable(now) || c.holding() {
@@ -398,10 +407,8 @@ func (c *Cache) publish(now time.Time) {
 		return
 	}
 	until := c.until
-	if c.flight == nil && c.final == nil && !c.earlyAt.IsZero() {
-		if at := later(c.earlyAt, c.retryAt); until.IsZero() || at.Before(until) {
-			until = at
-		}
+	if at := c.nextEarly(); !at.IsZero() && (until.IsZero() || at.Before(until)) {
+		until = at
 	}
 	c.ready.Store(&ready{c.current, until})
 }

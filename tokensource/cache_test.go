@@ -264,6 +264,44 @@ func TestALateTokenServesACallerThatCameInTheMeantime(t *testing.T) {
 	})
 }
 
+func TestATokenThatExpiresDuringItsEarlyRefreshIsNotServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			if n > 1 {
+				time.Sleep(time.Minute)
+			}
+			now := time.Now()
+			return &Token{AccessToken: fmt.Sprintf("token-%d", n), Expiry: now.Add(10 * time.Second), RefreshAt: now.Add(5 * time.Second)}, nil
+		}}
+		c := &tokensource.Cache{Source: s, Timeout: time.Hour}
+		c.Token(t.Context(), nil)
+		time.Sleep(6 * time.Second)
+		got, err := c.Token(t.Context(), nil) // starts it
+		wantToken(t, got, err, "token-1")
+		time.Sleep(5 * time.Second)
+		got, err = c.Token(t.Context(), nil)
+		wantToken(t, got, err, "token-2")
+	})
+}
+
+func TestNoEarlyRefreshFollowsTheNewsThatALoginIsNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			if n > 1 {
+				return nil, tokensource.ErrReauthenticate
+			}
+			return &Token{AccessToken: "token-1", Expiry: time.Now().Add(time.Hour), RefreshAt: time.Now().Add(time.Second)}, nil
+		}}
+		c := &tokensource.Cache{Source: s}
+		for range 10 {
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, "token-1")
+			time.Sleep(time.Minute)
+		}
+		wantCalls(t, s, 2)
+	})
+}
+
 func TestALateAnswerThatALoginIsNeededIsFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {

@@ -46,7 +46,6 @@ type access struct {
 	life    time.Duration // as its reply tells; zero: it doesn't
 	until   time.Time     // as its receiver believes, at the latest; zero: unknown
 	came    time.Time
-	told    bool              // it came with a response of an API
 	refused map[int]time.Time // by which API, first
 }
 
