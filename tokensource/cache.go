@@ -474,10 +474,13 @@ func (c *Cache) replaced(old *Token, next Token) *Token {
 	if !c.current.same(old) || c.flight != nil || c.call != nil {
 		return nil
 	}
-	if next.RefreshToken == "" {
-		next.RefreshToken = c.current.RefreshToken
+	final := c.final
+	if next.RefreshToken != "" {
+		final = nil
+	} else {
+		next.RefreshToken = c.current.RefreshToken // dead, if final says so
 	}
-	c.reset(&next, nil)
+	c.reset(&next, final)
 	return &next
 }
 

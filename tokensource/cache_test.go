@@ -302,6 +302,26 @@ func TestNoEarlyRefreshFollowsTheNewsThatALoginIsNeeded(t *testing.T) {
 	})
 }
 
+func TestATokenSentAlongWithAnAnswerRevivesNoDeadRefreshToken(t *testing.T) {
+	for refresh, calls := range map[string]int32{"": 1, "own": 2} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return nil, tokensource.ErrReauthenticate }}
+			c := &tokensource.Cache{Source: s}
+			old := &Token{AccessToken: "old", RefreshToken: "dead"}
+			c.Set(t.Context(), old)
+			c.Token(t.Context(), old)
+			c.Replace(t.Context(), old, &Token{AccessToken: "next", RefreshToken: refresh, Expiry: time.Now().Add(time.Minute)})
+			got, err := c.Token(t.Context(), nil)
+			wantToken(t, got, err, "next")
+			time.Sleep(time.Hour)
+			if _, err := c.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("got %v, want ErrReauthenticate", err)
+			}
+			wantCalls(t, s, calls)
+		})
+	}
+}
+
 func TestALateAnswerThatALoginIsNeededIsFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {

@@ -66,6 +66,7 @@ type exchange struct {
 	token        *access
 	nonce        int
 	fault        fault // as the client sees it; empty: none
+	demanded     bool  // a nonce, for which it is sent again
 }
 
 func (i *issuer) init() {
@@ -164,6 +165,11 @@ func (e endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	refresh := form.Get("refresh_token")
 	if req.Context().Err() != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if e.p.last != nil {
+			e.p.last.demanded = false // it has ended without
+		}
 		return nil, fmt.Errorf("%w: %w", errTooLate, req.Context().Err())
 	}
 	w.mu.Lock()
@@ -182,7 +188,7 @@ func (i *issuer) start(p *process, refresh string) *exchange {
 	w := i.w
 	i.calls++
 	x := &exchange{n: i.calls, process: p, began: time.Now(), since: time.Now(), epoch: len(w.ops)}
-	if l := p.last; l != nil && l.token == nil && l.fault == "" && l.ended.Equal(x.began) {
+	if l := p.last; l != nil && l.demanded && l.ended.Equal(x.began) {
 		x.since = l.since
 	}
 	if a := i.byNumber(knownBefore(p.known, x.began)); a != nil {
@@ -308,6 +314,7 @@ func (e endpoint) answer(req *http.Request, refresh string, x *exchange) (*http.
 		return resp, nil
 	}
 	resp := w.demand(req, issuerName, x.nonce)
+	x.demanded = resp != nil
 	if resp == nil {
 		resp = w.issuer.act(req, refresh, x)
 	}
