@@ -17,11 +17,11 @@ import (
 // server refuses the token, it asks its Source for another and sends the
 // request once more. Only Source must be set.
 //
-// A request that carries an Authorization header already passes untouched, and
-// so does one that was redirected to another origin (scheme, host and port)
-// than it began at, with all that follows it: see Origins. The caller's request
-// is never changed, its body is closed once, and the response's Request is the
-// caller's.
+// A request that carries an Authorization header already, in lower case too,
+// passes untouched, and so does one that was redirected to another origin
+// (scheme, host and port) than it began at, with all that follows it: see
+// Origins. The caller's request is never changed, its body is closed once, and
+// the response's Request is the caller's.
 //
 // A body with GetBody is sent again from there. Any other is recorded while it
 // streams to the server, within MaxBody and MaxMemory; past them the request
@@ -82,11 +82,11 @@ type Auth struct {
 // RoundTrip sends the request with a token, and once more if that is refused.
 // Its own errors are of type [*Error].
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
-	header, err := a.carries(req)
+	carries, err := a.carries(req)
 	if err != nil {
 		return a.fail(req, err)
 	}
-	if header == nil {
+	if !carries {
 		return answered(a.base(), req, req)
 	}
 	token, value, err := a.token(req.Context(), nil)
@@ -95,7 +95,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := replay.New(req, a.limits(), &a.budget)
 	defer body.Done()
-	resp, err := a.send(req, header, body.First(req), req.Trailer, value)
+	resp, err := a.send(req, body.First(req), req.Trailer, value)
 	if err != nil || !a.refused(req, resp, token) {
 		body.Release()
 		return resp, err
@@ -130,8 +130,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return resp, nil
 	}
 	discard(resp, second)
-	header, _ := copyHeader(req, "Authorization")
-	resp, err = a.send(req, header, second.Body, second.Trailer, value)
+	resp, err = a.send(req, second.Body, second.Trailer, value)
 	if err == nil {
 		a.refused(req, resp, next)
 	}
@@ -139,8 +138,8 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 }
 
 // send sends the request with the token.
-func (a *Auth) send(req *http.Request, header http.Header, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
-	return answered(a.base(), req, withHeader(req, header, body, trailer, "Authorization", authorization))
+func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
+	return answered(a.base(), req, withHeader(req, body, trailer, "Authorization", authorization))
 }
 
 // refused reads what a response says of the token it was sent with.

@@ -216,19 +216,6 @@ func TestRequestIsUnchangedOnEveryPath(t *testing.T) {
 	})
 }
 
-func TestABaseThatAddsToAHeaderDoesNotWriteIntoTheCallers(t *testing.T) {
-	values := []string{"caller's", ""}
-	req := postBody(t, "https://api.example", nil)
-	req.Header["Accept"] = values[:1]
-	auth := &transport.Auth{Source: tokensource.Static(bodyOldToken), Base: roundTripper(func(req *http.Request) (*http.Response, error) {
-		req.Header.Add("Accept", "base's")
-		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
-	})}
-	if _, err := auth.RoundTrip(req); err != nil || values[1] != "" {
-		t.Errorf("got %v, and %q beside the caller's value", err, values[1])
-	}
-}
-
 func TestBudgetIsGivenBackOnEveryPath(t *testing.T) {
 	eachPath(t, func(t *testing.T, base string, p path, w *walk, auth *transport.Auth) {
 		for range 3 { // more than the budget

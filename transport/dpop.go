@@ -60,14 +60,13 @@ type DPoP struct {
 // RoundTrip sends the request with a proof, and once more if the server wants
 // its nonce in there. An error of the key is of type [*Error].
 func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
-	header, has := copyHeader(req, "Dpop")
-	if req.URL == nil || has {
+	if req.URL == nil || has(req.Header, "Dpop", "DPoP", "dpop") {
 		return answered(d.base(), req, req)
 	}
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
 	nonce := d.nonces.of(req)
-	resp, err := d.send(req, header, body.First(req), req.Trailer, nonce)
+	resp, err := d.send(req, body.First(req), req.Trailer, nonce)
 	if err != nil || !wantsNonce(req, resp, nonce) || !body.Hold(req) {
 		body.Release()
 		return resp, err
@@ -77,12 +76,11 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	discard(resp, next)
-	header, _ = copyHeader(req, "Dpop")
-	return d.send(req, header, next.Body, next.Trailer, d.nonces.of(req))
+	return d.send(req, next.Body, next.Trailer, d.nonces.of(req))
 }
 
 // send sends a copy of the request with a proof.
-func (d *DPoP) send(req *http.Request, header http.Header, body io.ReadCloser, trailer http.Header, nonce string) (*http.Response, error) {
+func (d *DPoP) send(req *http.Request, body io.ReadCloser, trailer http.Header, nonce string) (*http.Response, error) {
 	text, err := d.proof(req, nonce)
 	if err != nil {
 		if body != nil {
@@ -91,7 +89,7 @@ func (d *DPoP) send(req *http.Request, header http.Header, body io.ReadCloser, t
 		return nil, &Error{Err: err}
 	}
 	proof.Sent(req.Context())
-	resp, err := answered(d.base(), req, withHeader(req, header, body, trailer, "Dpop", text))
+	resp, err := answered(d.base(), req, withHeader(req, body, trailer, "Dpop", text))
 	if err == nil {
 		d.nonces.learn(req, resp)
 	}

@@ -208,12 +208,14 @@ func TestABoundTokenIsNotSentWithoutAProofNorAnotherWithOne(t *testing.T) {
 }
 
 func TestAProofOfTheCallersPasses(t *testing.T) {
-	var last *http.Request
-	req := postBody(t, "https://api.example", nil)
-	req.Header.Set("DPoP", "own")
-	(&transport.DPoP{Base: caught(&last)}).RoundTrip(req)
-	if got := last.Header["Dpop"]; last != req || len(got) != 1 || got[0] != "own" {
-		t.Errorf("got %q in another request: %t, want the caller's own", got, last != req)
+	for _, spelling := range []string{"Dpop", "DPoP", "dpop"} {
+		var last *http.Request
+		req := postBody(t, "https://api.example", nil)
+		req.Header[spelling] = []string{"own"}
+		(&transport.DPoP{Base: caught(&last)}).RoundTrip(req)
+		if got := last.Header[spelling]; last != req || len(got) != 1 || got[0] != "own" {
+			t.Errorf("got %q in another request: %t, want the caller's own %s", got, last != req, spelling)
+		}
 	}
 }
 

@@ -7,25 +7,17 @@ import (
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
-// carries returns the header that is to carry the token; nil if the request
-// shall carry none. It fails where the request should but the token would travel
-// unencrypted.
-func (a *Auth) carries(req *http.Request) (http.Header, error) {
-	if req.URL == nil {
-		return nil, nil
-	}
-	header, has := copyHeader(req, "Authorization")
-	if has {
-		return nil, nil
+// carries reports whether the request shall carry a token. It fails where it
+// should but the token would travel unencrypted.
+func (a *Auth) carries(req *http.Request) (bool, error) {
+	if req.URL == nil || has(req.Header, "Authorization", "authorization") {
+		return false, nil
 	}
 	ok, err := a.allowed(req)
-	if !ok || err != nil {
-		return nil, err
+	if ok && !a.AllowHTTP && !origin.Private(req.URL) {
+		return false, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
 	}
-	if !a.AllowHTTP && !origin.Private(req.URL) {
-		return nil, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
-	}
-	return header, nil
+	return ok, err
 }
 
 func (a *Auth) allowed(req *http.Request) (bool, error) {
