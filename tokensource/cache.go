@@ -47,14 +47,14 @@ type Cache struct {
 	OnRefresh func(Refresh)
 
 	ready atomic.Pointer[ready]
-	group singleflight.Group
+	calls singleflight.Group // of Source: one at a time
 
 	mu       sync.Mutex // guards what follows, and every change of ready
 	current  *Token     // nil before the first and after Forget
 	until    time.Time  // current is served until then; zero means for ever
 	earlyAt  time.Time  // when to refresh current early; zero means never
 	flight   *flight    // the refresh that callers wait for
-	call     *call      // the call of Source that has not returned
+	calling  bool       // a call of Source has not returned
 	epoch    int        // counts Set and Forget: calls begun before are void
 	failures int        // refreshes in a row that brought nothing new
 	retryAt  time.Time  // Source is left alone until then
@@ -92,11 +92,12 @@ type flight struct {
 	cause   Cause
 	began   time.Time
 	cancel  context.CancelFunc
-	run     func() (any, error)
 	waiters int
 	held    bool // callers that would take any good token wait, too
-	token   *Token
-	err     error
+
+	done  chan struct{} // closed at the end, when the next two are set
+	token *Token
+	err   error
 }
 
 // A call is one call of the Source. It outlives its flight if the Source
@@ -105,7 +106,6 @@ type call struct {
 	epoch int
 	cause Cause
 	began time.Time
-	done  chan struct{}
 	token *Token
 	err   error
 }
@@ -131,27 +131,27 @@ func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		token, result, err := c.look(ctx, old)
-		if result == nil {
+		token, f, err := c.look(ctx, old)
+		if f == nil {
 			return token, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case r := <-result:
-			if r.Err == errSuperseded {
-				continue
-			}
-			if r.Err != nil {
-				return c.insteadOf(r.Err, old)
-			}
-			return r.Val.(*Token), nil
+		case <-f.done:
+		}
+		switch {
+		case f.err == errSuperseded:
+		case f.err != nil:
+			return c.insteadOf(f.err, old)
+		default:
+			return f.token, nil
 		}
 	}
 }
 
-// look decides: a token or an error at once, or the result of a flight to wait for.
-func (c *Cache) look(ctx context.Context, old *Token) (*Token, <-chan singleflight.Result, error) {
+// look decides: a token or an error at once, or a flight to wait for.
+func (c *Cache) look(ctx context.Context, old *Token) (*Token, *flight, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -200,10 +200,8 @@ func (c *Cache) holding() bool { return c.flight != nil && c.flight.held }
 // start begins a flight; c.mu is held.
 func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
 	ctx, cancel := context.WithTimeout(withoutTrace(context.WithoutCancel(ctx)), c.timeout())
-	f := &flight{cause: cause, began: now, cancel: cancel}
-	f.run = func() (any, error) { return c.fly(ctx, f) }
-	c.flight = f
-	c.group.DoChan("", f.run)
+	c.flight = &flight{cause: cause, began: now, cancel: cancel, done: make(chan struct{})}
+	go c.fly(ctx, c.flight)
 }
 
 // withoutTrace hides an httptrace of the caller's: it is for the caller's request,
@@ -224,58 +222,47 @@ func (u untraced) Value(key any) any {
 	return v
 }
 
-// join waits for the flight; c.mu is held. The group has a flight for exactly
-// as long as c.flight is one: see settle.
-func (c *Cache) join(refused bool, now time.Time) <-chan singleflight.Result {
+// join returns the flight to wait for; c.mu is held.
+func (c *Cache) join(refused bool, now time.Time) *flight {
 	c.flight.waiters++
 	if refused && c.failures == 0 {
 		c.flight.held = true
 		c.publish(now)
 	}
-	return c.group.DoChan("", c.flight.run)
+	return c.flight
 }
 
-// fly waits for a call of the Source that belongs to this flight, makes one if
-// none is under way, and answers the flight's callers.
-func (c *Cache) fly(ctx context.Context, f *flight) (any, error) {
+// fly has the Source called until the flight is over: again if the call that was
+// under way had begun before a Set or Forget.
+func (c *Cache) fly(ctx context.Context, f *flight) {
 	defer f.cancel()
-	for {
-		call := c.callFor(ctx, f)
-		if call != nil {
-			select {
-			case <-call.done:
-			case <-ctx.Done():
-			}
+	for ctx.Err() == nil {
+		called := c.calls.DoChan("", func() (any, error) {
+			var call sync.WaitGroup
+			call.Go(func() { c.invoke(ctx, f) }) // singleflight's own may not end by runtime.Goexit
+			call.Wait()
+			return nil, nil
+		})
+		select {
+		case <-f.done:
+			return
+		case <-called:
+		case <-ctx.Done():
 		}
-		c.mu.Lock()
-		if c.flight == f && ctx.Err() != nil {
-			c.settle(f.cause, f.began, nil, fmt.Errorf("tokensource: no token came within %v: %w", c.timeout(), ctx.Err()))
-		}
-		over, token, err := c.flight != f, f.token, f.err
-		c.mu.Unlock()
-		if over {
-			return token, err
-		}
-		// The call was begun before a Set or Forget, and is void.
 	}
-}
-
-// callFor returns the call under way, or begins one; nil if the flight is over.
-func (c *Cache) callFor(ctx context.Context, f *flight) *call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flight != f {
-		return nil
+	if c.flight == f {
+		c.settle(f.cause, f.began, nil, fmt.Errorf("tokensource: no token came within %v: %w", c.timeout(), ctx.Err()))
 	}
-	if c.call == nil {
-		c.call = &call{epoch: c.epoch, cause: f.cause, began: time.Now(), done: make(chan struct{})}
-		go c.invoke(ctx, c.call, c.current)
-	}
-	return c.call
 }
 
 // invoke calls the Source, in a goroutine that it may end or never let go.
-func (c *Cache) invoke(ctx context.Context, k *call, old *Token) {
+func (c *Cache) invoke(ctx context.Context, f *flight) {
+	k, old := c.begin(f)
+	if k == nil {
+		return
+	}
 	defer c.returned(k)
 	defer func() {
 		if r := recover(); r != nil {
@@ -290,14 +277,24 @@ func (c *Cache) invoke(ctx context.Context, k *call, old *Token) {
 	k.token, k.err = c.Source.Token(ctx, old)
 }
 
+// begin notes that a call begins, with the current token; nil if the flight is over.
+func (c *Cache) begin(f *flight) (*call, *Token) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight != f {
+		return nil, nil
+	}
+	c.calling = true
+	return &call{epoch: c.epoch, cause: f.cause, began: time.Now()}, c.current
+}
+
 // returned takes what the Source returned. A token is welcome even if nobody
 // waits any more, for its refresh token may be the only one that works, and so is
 // the news that a login is needed: the dead refresh token is not sent again.
 func (c *Cache) returned(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer close(k.done)
-	c.call = nil
+	c.calling = false
 	if k.epoch != c.epoch || k.err != nil && c.flight == nil && !needsLogin(k.err) {
 		return
 	}
@@ -336,8 +333,8 @@ func (c *Cache) settle(cause Cause, began time.Time, token *Token, err error) {
 
 // land ends the flight for those who come next; c.mu is held.
 func (c *Cache) land() {
+	close(c.flight.done)
 	c.flight = nil
-	c.group.Forget("")
 }
 
 // adopt takes what the Source gave; c.mu is held. A token that is not new, or
@@ -471,7 +468,7 @@ func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
 func (c *Cache) replaced(old *Token, next Token) *Token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.current.same(old) || c.flight != nil || c.call != nil {
+	if !c.current.same(old) || c.flight != nil || c.calling {
 		return nil
 	}
 	final := c.final
@@ -530,7 +527,7 @@ func (c *Cache) reset(token *Token, final error) {
 func (c *Cache) expendable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flight != nil || c.call != nil {
+	if c.flight != nil || c.calling {
 		return false
 	}
 	if s, ok := c.Source.(*Stored); ok {

@@ -368,6 +368,27 @@ func TestASourceThatPanicsOrExitsIsAnErrorForAllAndTheNextCallCanSucceed(t *test
 	}
 }
 
+func TestACallThatEndsByGoexitAfterASetDelaysNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+			time.Sleep(time.Second)
+			if n == 1 {
+				runtime.Goexit()
+			}
+			return numbered(0, 0).answer(t.Context(), n, nil)
+		}}
+		c := &tokensource.Cache{Source: s}
+		began := time.Now()
+		go func() {
+			time.Sleep(time.Second / 2)
+			c.Set(t.Context(), &Token{RefreshToken: "r"})
+		}()
+		if tok, err := c.Token(t.Context(), nil); err != nil || time.Since(began) != 2*time.Second {
+			t.Errorf("got %v, %v after %v, want a token of the second call after 2 s", tok, err, time.Since(began))
+		}
+	})
+}
+
 func TestASourceWithoutATokenIsAnError(t *testing.T) {
 	for name, answer := range map[string]*Token{"nil": nil, "empty": {RefreshToken: "r"}, "line feed": {AccessToken: "a\nb"}} {
 		c := &tokensource.Cache{Source: tokensource.Static(answer)}

@@ -28,19 +28,20 @@ var defects = []defect{
 	{"the caller's old goes down to the source", "tokensource/cache.go", []string{
 		`c.start(ctx, Refused, now)`, `c.start(context.WithValue(ctx, "old", old), Refused, now)`,
 		`c.start(ctx, Expired, now)`, `c.start(context.WithValue(ctx, "old", old), Expired, now)`,
-		`go c.invoke(ctx, c.call, c.current)`, `o, _ := ctx.Value("old").(*Token)
-		if o == nil {
-			o = c.current
-		}
-		go c.invoke(ctx, c.call, o)`}},
+		`	k.token, k.err = c.Source.Token(ctx, old)
+`, `	if o, _ := ctx.Value("old").(*Token); o != nil {
+		old = o
+	}
+	k.token, k.err = c.Source.Token(ctx, old)
+`}},
 	{"a refresh belongs to its first caller", "tokensource/cache.go", []string{
 		`withoutTrace(context.WithoutCancel(ctx))`, `withoutTrace(ctx)`}},
 	{"a waiter stays until the refresh ends", "tokensource/cache.go", []string{
 		`		case <-ctx.Done():
 			return nil, ctx.Err()
-		case r := <-result:`, `		case r := <-result:`}},
+		case <-f.done:`, `		case <-f.done:`}},
 	{"a call begins though the last has not returned", "tokensource/cache.go", []string{
-		`if c.call == nil {`, `if true {`}},
+		`c.calls.DoChan(`, `new(singleflight.Group).DoChan(`}},
 	{"a late token is thrown away", "tokensource/cache.go", []string{
 		`k.err != nil && c.flight == nil && !needsLogin(k.err)`, `c.flight == nil`}},
 	{"a late invalid_grant is thrown away", "tokensource/cache.go", []string{
