@@ -12,6 +12,7 @@ type sizes struct {
 
 	batches, ops int           // hot path: pairs of batches, and requests in each
 	storm        int           // callers at the moment of expiry
+	storms       int           // so often
 	refresh      time.Duration // how long a token request takes
 	loopers      int           // callers when the token is revoked
 	loops        int           // requests of each
@@ -29,7 +30,7 @@ type sizes struct {
 var full = sizes{
 	rounds:  5,
 	batches: 301, ops: 200,
-	storm: 10_000, refresh: 200 * time.Millisecond,
+	storm: 10_000, storms: 3, refresh: 200 * time.Millisecond,
 	loopers: 1000, loops: 5,
 	late: 50, others: 20,
 	slow:   2 * time.Second,
@@ -43,7 +44,7 @@ var full = sizes{
 var quick = sizes{
 	quick: true, rounds: 1,
 	batches: 5, ops: 100,
-	storm: 500, refresh: 200 * time.Millisecond,
+	storm: 500, storms: 1, refresh: 200 * time.Millisecond,
 	loopers: 100, loops: 5,
 	late: 50, others: 20,
 	slow:   500 * time.Millisecond,

@@ -27,24 +27,40 @@ func storm(size sizes) scenario {
 	}
 }
 
+// measureStorm measures several, for one differs from the next by some percent.
 func measureStorm(ctx context.Context, size sizes, p peer) (sample, error) {
+	var ratios []float64
+	var last map[string]float64
+	for range size.storms {
+		var err error
+		if last, err = stormBetween(ctx, size, p); err != nil {
+			return sample{}, err
+		}
+		ratios = append(ratios, last["ratio"])
+	}
+	last["ratio"] = middle(ratios)
+	return sample{values: last}, nil
+}
+
+// stormBetween measures a storm between two of the base's.
+func stormBetween(ctx context.Context, size sizes, p peer) (map[string]float64, error) {
 	before, err := stormOf(ctx, size, bare)
 	if err != nil {
-		return sample{}, err
+		return nil, err
 	}
 	own, err := stormOf(ctx, size, p)
 	if err != nil {
-		return sample{}, err
+		return nil, err
 	}
 	after, err := stormOf(ctx, size, bare)
 	if err != nil {
-		return sample{}, err
+		return nil, err
 	}
 	if p.name == bare.name { // which asks for no token
 		own["seconds"] += size.refresh.Seconds()
 	}
 	own["ratio"] = own["seconds"] / ((before["seconds"]+after["seconds"])/2 + size.refresh.Seconds())
-	return sample{values: own}, nil
+	return own, nil
 }
 
 // soon is when a token expires that is to expire.
