@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
@@ -53,6 +54,21 @@ type TokenFunc func(context.Context) (string, error)
 
 // Run runs all cases as subtests.
 func Run(t *testing.T, s Subject) {
+	var refused atomic.Bool
+	if refuses := s.Refuses; refuses != nil {
+		s.Refuses = func(r *http.Request) http.Header {
+			h := refuses(r)
+			if h != nil {
+				refused.Store(true)
+			}
+			return h
+		}
+		defer func() {
+			if !refused.Load() {
+				t.Error("Refuses has refused nothing: the cases say nothing of what is sent again")
+			}
+		}()
+	}
 	known := make(map[string]bool)
 	for _, c := range table() {
 		if c.tokens && !s.Tokens {

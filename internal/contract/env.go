@@ -42,6 +42,9 @@ type env struct {
 	notes []error    // what handlers and bases have noticed
 }
 
+// accepted counts the attempts that were not refused.
+func (e *env) accepted() int32 { return e.attempts.Load() - e.refused.Load() }
+
 func newEnv(s Subject, v variant) *env {
 	e := &env{variant: v, subject: s, network: newNetwork(), handler: echo}
 	e.life, e.end = context.WithTimeout(context.Background(), 2*time.Minute)

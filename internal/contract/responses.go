@@ -47,13 +47,12 @@ func everyStatus(e *env) error {
 			return fmt.Errorf("%d: the base itself fails: %w", status, err)
 		}
 		e.anew()
-		e.attempts.Store(0)
-		e.refused.Store(0)
+		before := e.accepted()
 		got, err := do(e.rt, e.request(http.MethodPost, strings.NewReader("hello")))
 		if err == nil {
 			err = sameFields(got.result(), base.result())
 		}
-		attempts := want("attempts, without those refused", e.attempts.Load()-e.refused.Load(), 1)
+		attempts := want("attempts, without those refused", e.accepted()-before, 1)
 		errs = append(errs, in(fmt.Sprint(status), errors.Join(err, attempts)))
 	}
 	return errors.Join(errs...)
