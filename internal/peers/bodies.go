@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -13,7 +14,9 @@ import (
 // refused after its last byte is sent again.
 func bodies(n int64) scenario {
 	times := func(name string) func(map[string]float64, medians) string {
-		return func(own map[string]float64, _ medians) string { return fmt.Sprintf("%.2f", own[name]) }
+		return func(own map[string]float64, _ medians) string {
+			return strings.Replace(fmt.Sprintf("%.2f", own[name]), "-0.00", "0.00", 1)
+		}
 	}
 	return scenario{
 		name: "bodies " + unit(n), exclusive: true, body: n,

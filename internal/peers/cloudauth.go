@@ -6,7 +6,7 @@ import (
 )
 
 var cloudAuth = peer{
-	name:   "cloud auth",
+	name:   "cloud.google.com/go/auth",
 	module: "cloud.google.com/go/auth",
 	setup: "`httptransport.AddAuthorizationMiddleware` with a cached provider for a service account's key. " +
 		"Processes: its provider of three-legged OAuth.",

@@ -22,7 +22,7 @@ var xoauth2 = peer{
 }
 
 var retryable = peer{
-	name:   "retryablehttp",
+	name:   "go-retryablehttp over x/oauth2",
 	module: "github.com/hashicorp/go-retryablehttp",
 	setup:  "its `Client` over that of `x/oauth2`, with its own policy, which tries errors again, and no 401.",
 	dial: func(w *world) (doer, error) {
