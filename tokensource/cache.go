@@ -320,21 +320,22 @@ func (c *Cache) settle(cause Cause, began time.Time, token *Token, err error) {
 	} else {
 		c.fail(err, now)
 	}
-	if f := c.flight; f != nil {
-		f.token, f.err = token, err
+	f := c.flight
+	c.flight = nil
+	c.publish(now) // before those who waited can ask again
+	if f != nil {
 		event.Cause, event.Waiters = f.cause, f.waiters
-		c.land()
+		f.land(token, err)
 	}
-	c.publish(now)
 	if c.OnRefresh != nil {
 		go c.OnRefresh(event)
 	}
 }
 
-// land ends the flight for those who come next; c.mu is held.
-func (c *Cache) land() {
-	close(c.flight.done)
-	c.flight = nil
+// land tells those who wait how the flight ended.
+func (f *flight) land(token *Token, err error) {
+	f.token, f.err = token, err
+	close(f.done)
 }
 
 // adopt takes what the Source gave; c.mu is held. A token that is not new, or
@@ -510,8 +511,8 @@ func (c *Cache) reset(token *Token, final error) {
 	now := time.Now()
 	c.epoch++
 	if f := c.flight; f != nil {
-		f.err = errSuperseded
-		c.land()
+		c.flight = nil
+		f.land(nil, errSuperseded)
 		f.cancel()
 	}
 	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}

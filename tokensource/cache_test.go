@@ -1227,3 +1227,36 @@ func TestTheInitialRefreshTokenIsNotSentAgain(t *testing.T) {
 		t.Errorf("got %v, want ErrReauthenticate", err)
 	}
 }
+
+// Those who wait are many, and awake before the goroutine that wakes them goes on.
+func TestWhoeverHasTheNextTokenIsNeverServedTheRefusedOne(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{answer: func(_ context.Context, n int, _ *Token) (*Token, error) {
+				if n == 1 {
+					return nil, errors.New("away")
+				}
+				time.Sleep(time.Second)
+				return &Token{AccessToken: "next"}, nil
+			}}
+			c := &tokensource.Cache{Source: s}
+			refused := &Token{AccessToken: "refused"}
+			c.Set(t.Context(), refused)
+			c.Token(t.Context(), refused) // fails, and so the next refusal makes nobody else wait
+			time.Sleep(time.Second)
+			for _, err := range all(1000, func(int) error {
+				if _, err := c.Token(t.Context(), refused); err != nil {
+					return err
+				}
+				if again, err := c.Token(t.Context(), nil); err != nil || again.AccessToken != "next" {
+					return fmt.Errorf("got %v, %v after the next token, want that", again, err)
+				}
+				return nil
+			}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -17,11 +17,11 @@ import (
 // server refuses the token, it asks its Source for another and sends the
 // request once more. Only Source must be set.
 //
-// A request that carries an Authorization header already, in lower case too,
-// passes untouched, and so does one that was redirected to another origin
-// (scheme, host and port) than it began at, with all that follows it: see
-// Origins. The caller's request is never changed, its body is closed once, and
-// the response's Request is the caller's.
+// A request that carries an Authorization header already, in canonical form or
+// in lower case, passes untouched, and so does one that was redirected to
+// another origin (scheme, host and port) than it began at, with all that follows
+// it: see Origins. The caller's request is never changed, its body is closed
+// once, and the response's Request is the caller's.
 //
 // A body with GetBody is sent again from there. Any other is recorded while it
 // streams to the server, within MaxBody and MaxMemory; past them the request

@@ -36,8 +36,9 @@ import (
 // Auth is sent at most four times, and nearly always once. A body without
 // GetBody is recorded for that as Auth does, or goes on with Auth's recording.
 //
-// A request that has a DPoP header already passes untouched. The caller's
-// request is never changed, and the response's Request is the caller's.
+// A request that has a DPoP header already, spelled DPoP, Dpop or dpop, passes
+// untouched. The caller's request is never changed, and the response's Request
+// is the caller's.
 //
 // DPoP is safe for concurrent use; its fields must not be changed once it is in use.
 type DPoP struct {

@@ -15,7 +15,7 @@ import (
 
 var handwritten = peer{
 	name: "by hand",
-	setup: "sixty lines as they are found in many programs: a mutex, `io.ReadAll`, one more attempt after a 401 with the token dropped. " +
+	setup: "eighty lines as they are found in many programs: a mutex, `io.ReadAll`, one more attempt after a 401 with the token dropped. " +
 		"Rarer ones compare the refused token with the current one first; then further refusals cost no token requests.",
 	dial: func(w *world) (doer, error) { return handwrittenOver(w, ""), nil },
 	login: func(w *world, refresh, _ string) (doer, error) {

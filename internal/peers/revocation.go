@@ -18,14 +18,15 @@ func revocation(size sizes) scenario {
 			{title: "token revoked under " + number(size.loopers) + " callers in a loop: token requests", cell: func(own map[string]float64, _ medians) string {
 				return fmt.Sprintf("%.0f", own["tokens"])
 			}},
-			{title: "… requests failed", cell: func(own map[string]float64, _ medians) string {
+			{title: fmt.Sprintf("… of their %s requests failed", number(size.loopers*size.loops)), cell: func(own map[string]float64, _ medians) string {
+				failed := fmt.Sprintf("%.0f", own["failed"])
 				switch {
 				case own["recovers"] == 0:
-					return "all"
+					return failed + ", and all that follow"
 				case own["often"] > 0:
-					return fmt.Sprintf("%.0f; %.0f sent more than twice", own["failed"], own["often"])
+					return fmt.Sprintf("%s; %.0f sent more than twice", failed, own["often"])
 				}
-				return fmt.Sprintf("%.0f", own["failed"])
+				return failed
 			}},
 		},
 	}

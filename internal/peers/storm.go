@@ -29,17 +29,15 @@ func storm(size sizes) scenario {
 
 // measureStorm measures several, for one differs from the next by some percent.
 func measureStorm(ctx context.Context, size sizes, p peer) (sample, error) {
-	var ratios []float64
-	var last map[string]float64
+	var storms []sample
 	for range size.storms {
-		var err error
-		if last, err = stormBetween(ctx, size, p); err != nil {
+		values, err := stormBetween(ctx, size, p)
+		if err != nil {
 			return sample{}, err
 		}
-		ratios = append(ratios, last["ratio"])
+		storms = append(storms, sample{values: values})
 	}
-	last["ratio"] = middle(ratios)
-	return sample{values: last}, nil
+	return sample{values: median(storms)}, nil
 }
 
 // stormBetween measures a storm between two of the base's.
