@@ -91,7 +91,6 @@ type ready struct {
 type flight struct {
 	cause   Cause
 	began   time.Time
-	cancel  context.CancelFunc
 	waiters int
 	held    bool // callers that would take any good token wait, too
 
@@ -200,8 +199,8 @@ func (c *Cache) holding() bool { return c.flight != nil && c.flight.held }
 // start begins a flight; c.mu is held.
 func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
 	ctx, cancel := context.WithTimeout(withoutTrace(context.WithoutCancel(ctx)), c.timeout())
-	c.flight = &flight{cause: cause, began: now, cancel: cancel, done: make(chan struct{})}
-	go c.fly(ctx, c.flight)
+	c.flight = &flight{cause: cause, began: now, done: make(chan struct{})}
+	go c.fly(ctx, cancel, c.flight)
 }
 
 // withoutTrace hides an httptrace of the caller's: it is for the caller's request,
@@ -234,8 +233,8 @@ func (c *Cache) join(refused bool, now time.Time) *flight {
 
 // fly has the Source called until the flight is over: again if the call that was
 // under way had begun before a Set or Forget.
-func (c *Cache) fly(ctx context.Context, f *flight) {
-	defer f.cancel()
+func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
+	defer cancel()
 	for ctx.Err() == nil {
 		called := c.calls.DoChan("", func() (any, error) {
 			var call sync.WaitGroup
@@ -513,7 +512,6 @@ func (c *Cache) reset(token *Token, final error) {
 	if f := c.flight; f != nil {
 		c.flight = nil
 		f.land(nil, errSuperseded)
-		f.cancel()
 	}
 	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
 	if token != nil {

@@ -1260,3 +1260,26 @@ func TestWhoeverHasTheNextTokenIsNeverServedTheRefusedOne(t *testing.T) {
 		})
 	}
 }
+
+func TestATokenThatComesAtTheTimeoutIsNoFailure(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{answer: func(ctx context.Context, n int, _ *Token) (*Token, error) {
+				if n == 1 {
+					<-ctx.Done()
+				}
+				return &Token{AccessToken: fmt.Sprint(n)}, nil
+			}}
+			c := &tokensource.Cache{Source: s, Timeout: time.Second}
+			c.Token(t.Context(), nil)
+			synctest.Wait()
+			tok, err := c.Token(t.Context(), nil)
+			if err != nil {
+				t.Fatalf("got %v, want the token", err)
+			}
+			if next, err := c.Token(t.Context(), tok); err != nil || next.AccessToken != "2" {
+				t.Fatalf("got %v, %v after it was refused, want the next: nothing has failed since", next, err)
+			}
+		})
+	}
+}
