@@ -349,6 +349,15 @@ func TestMarshalOfNoTokenIsAnError(t *testing.T) {
 	}
 }
 
+func TestATokenThatCouldNotBeStoredAgainIsNotRead(t *testing.T) {
+	for _, field := range []string{"expiry", "refresh_at"} {
+		tok, err := tokensource.Unmarshal([]byte(`{"access_token":"a","` + field + `":"2026-10-01T00:00:00+24:00"}`))
+		if err == nil || !strings.Contains(err.Error(), field+":") {
+			t.Errorf("got %v, %v, want an error that names %s", tok, err, field)
+		}
+	}
+}
+
 func TestMarshalIsTheWayToStoreAToken(t *testing.T) {
 	data, err := tokensource.Marshal(&hushToken)
 	if err != nil {

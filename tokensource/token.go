@@ -143,7 +143,7 @@ func Marshal(t *Token) ([]byte, error) {
 
 // Unmarshal reads what [Marshal], or a json.Marshal of an x/oauth2 token,
 // wrote. Unknown fields are ignored. A value that holds neither an access token
-// nor a refresh token is an error.
+// nor a refresh token is an error, and so is a time that Marshal could not write.
 func Unmarshal(data []byte) (*Token, error) {
 	var s stored
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -151,6 +151,11 @@ func Unmarshal(data []byte) (*Token, error) {
 	}
 	if s.AccessToken == "" && s.RefreshToken == "" {
 		return nil, errors.New("tokensource: stored token: neither access_token nor refresh_token")
+	}
+	for name, at := range map[string]time.Time{"expiry": s.Expiry, "refresh_at": s.RefreshAt} {
+		if _, err := at.MarshalText(); err != nil { // package time reads more than it writes
+			return nil, fmt.Errorf("tokensource: stored token: %s: %w", name, err)
+		}
 	}
 	t := Token(s)
 	return &t, nil

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -84,24 +85,31 @@ func FuzzNonce(f *testing.F) {
 	f.Add(200, "n\r\n1", challenge, "", "", true)
 	f.Fuzz(func(t *testing.T, status int, nonce, challenge, media, body string, api bool) {
 		server := &demanding{status: status, body: body, header: http.Header{"Dpop-Nonce": {nonce}, "Www-Authenticate": {challenge}, "Content-Type": {media}}}
-		d := &transport.DPoP{Key: quickKey{}, Base: server}
-		postWhole(t, d, server, api)
-		first := len(server.nonces)
-		postWhole(t, d, server, api)
-		want := nonce
-		if !isNonce.MatchString(nonce) || len(nonce) > 1<<10 {
-			want = ""
-		}
-		for i, got := range server.nonces {
-			if i > 0 && got != want || i == 0 && got != "" {
-				t.Fatalf("nonce %q: got %q, want none and then %q", nonce, server.nonces, want)
-			}
-		}
-		may, must := server.demands(want, api)
-		if again := first == 2; first > 2 || again && !may || !again && must || len(server.nonces) != first+1 {
-			t.Fatalf("status %d, nonce %q, challenge %q, %s %q: got %d attempts, then %d", status, nonce, challenge, media, body, first, len(server.nonces)-first)
-		}
+		synctest.Test(t, func(t *testing.T) { // a refused response is closed within 50 ms
+			server.test(t, nonce, api)
+		})
 	})
+}
+
+// test sends the two requests.
+func (s *demanding) test(t *testing.T, nonce string, api bool) {
+	d := &transport.DPoP{Key: quickKey{}, Base: s}
+	postWhole(t, d, s, api)
+	first := len(s.nonces)
+	postWhole(t, d, s, api)
+	want := nonce
+	if !isNonce.MatchString(nonce) || len(nonce) > 1<<10 {
+		want = ""
+	}
+	for i, got := range s.nonces {
+		if i > 0 && got != want || i == 0 && got != "" {
+			t.Fatalf("nonce %q: got %q, want none and then %q", nonce, s.nonces, want)
+		}
+	}
+	may, must := s.demands(want, api)
+	if again := first == 2; first > 2 || again && !may || !again && must || len(s.nonces) != first+1 {
+		t.Fatalf("status %d, headers %q, body %q: got %d attempts, then %d", s.status, s.header, s.body, first, len(s.nonces)-first)
+	}
 }
 
 // postWhole sends a request and checks that it arrives whole each time, and its
