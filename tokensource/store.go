@@ -53,7 +53,7 @@ type StoreError struct {
 // storeError is a Store's failure, or what a Store around it says of the value: that
 // does not mean that the Store is away.
 func storeError(op, key string, err error) *StoreError {
-	if e, ok := errors.AsType[*StoreError](err); ok && e != nil && e.Op == opDecode {
+	if e, _ := errors.AsType[*StoreError](err); e != nil && e.Op == opDecode {
 		return e
 	}
 	return &StoreError{op, key, err}

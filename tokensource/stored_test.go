@@ -61,7 +61,8 @@ type brokenStore struct {
 	hang               atomic.Bool // Load and Update wait until their context ends
 }
 
-var errAway = errors.New("the store is away")
+// errAway is of a Store that is itself made of another.
+var errAway error = &tokensource.StoreError{Op: "load", Key: "elsewhere", Err: errors.New("the store is away")}
 
 func (b *brokenStore) Load(ctx context.Context, key string) ([]byte, error) {
 	if b.hang.Load() {
