@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,9 +33,12 @@ import (
 // see the example.
 //
 // A server may demand a nonce of its own in the proofs. DPoP takes it from each
-// response, and sends a request that lacked it once more; so a request below
-// Auth is sent at most four times, and nearly always once. A body without
-// GetBody is recorded for that as Auth does, or goes on with Auth's recording.
+// response, and sends a request that lacked it once more. So it does if the proof
+// of a safe request (RFC 9110 section 9.2.1), or of one with an Idempotency-Key, is
+// refused: when a connection breaks, net/http and proxies send such requests again
+// with the proof that they have. A request below Auth is sent at most four times
+// by DPoP, and nearly always once. A body without GetBody is recorded for that as
+// Auth does, or goes on with Auth's recording.
 //
 // A request that has a DPoP header already, spelled DPoP, Dpop or dpop, passes
 // untouched. The caller's request is never changed, and the response's Request
@@ -58,8 +62,9 @@ type DPoP struct {
 	budget replay.Budget
 }
 
-// RoundTrip sends the request with a proof, and once more if the server wants
-// its nonce in there. An error of the key is of type [*Error].
+// RoundTrip sends the request with a proof, and once more with another if the
+// server wants its nonce in there, or may have seen the proof before. An error of
+// the key is of type [*Error].
 func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || has(req.Header, "Dpop", "DPoP", "dpop") {
 		return answered(d.base(), req, req)
@@ -68,7 +73,7 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.Done()
 	nonce := d.nonces.of(req)
 	resp, err := d.send(req, body.First(req), req.Trailer, nonce)
-	if err != nil || !wantsNonce(req, resp, nonce) || !body.Hold(req) {
+	if err != nil || !wantsNonce(req, resp, nonce) && !provedTwice(req, resp) || !body.Hold(req) {
 		body.Release()
 		return resp, err
 	}
@@ -182,18 +187,37 @@ func wantsNonce(req *http.Request, resp *http.Response, sent string) bool {
 	if nonce := nonceOf(resp); nonce == "" || nonce == sent {
 		return false
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
-		for _, c := range Challenges(resp) {
-			if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == useNonce {
-				return true
-			}
-		}
+	if refusesProof(resp, useNonce) {
+		return true
 	}
 	_, api := boundToken(req)
 	return !api && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnauthorized) && errorCode(resp) == useNonce
 }
 
-const useNonce = "use_dpop_nonce"
+// Errors of proofs (section 12.2).
+const (
+	useNonce     = "use_dpop_nonce"
+	invalidProof = "invalid_dpop_proof"
+)
+
+// provedTwice reports whether the response may refuse a proof because it came
+// before: what a broken connection left unanswered, net/http and proxies send
+// again by themselves, if that does no harm. Where it may, a proof is refused
+// for another reason, which a new one does not cure.
+func provedTwice(req *http.Request, resp *http.Response) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return refusesProof(resp, invalidProof)
+	}
+	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key") && refusesProof(resp, invalidProof)
+}
+
+// refusesProof reports whether an API refuses a proof with that error (section 7.1).
+func refusesProof(resp *http.Response, code string) bool {
+	return resp.StatusCode == http.StatusUnauthorized && slices.ContainsFunc(Challenges(resp), func(c Challenge) bool {
+		return strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == code
+	})
+}
 
 // errorCode reads the error of a JSON body (RFC 6749 section 5.2) and puts the
 // body back.

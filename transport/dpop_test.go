@@ -629,6 +629,78 @@ func TestAServerThatDemandsNoncesAtBothEndpointsAndATokenThatExpiresWithThem(t *
 	}
 }
 
+func TestARequestWhoseProofIsRefusedIsSentAgainOnceIfThatDoesNoHarm(t *testing.T) {
+	for _, c := range []struct {
+		method, header, challenge string
+		sent                      int
+	}{
+		{"", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"GET", "", `Bearer, dpop error="invalid_dpop_proof"`, 2},
+		{"HEAD", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"OPTIONS", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"TRACE", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"POST", "Idempotency-Key", `DPoP error="invalid_dpop_proof"`, 2},
+		{"POST", "X-Idempotency-Key", `DPoP error="invalid_dpop_proof"`, 2},
+		{"POST", "", `DPoP error="invalid_dpop_proof"`, 1},
+		{"DELETE", "", `DPoP error="invalid_dpop_proof"`, 1},
+		{"GET", "", `DPoP error="invalid_token"`, 1},
+		{"POST", "Idempotency-Key", `DPoP error="invalid_token"`, 1},
+		{"GET", "", `Bearer error="invalid_dpop_proof"`, 1},
+	} {
+		ids := make(map[any]string) // and what came with it
+		dpop := &transport.DPoP{Key: p256, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			body, err := io.ReadAll(req.Body)
+			req.Body.Close()
+			ids[proofClaims(req)["jti"]] = string(body)
+			resp := httptest.NewRecorder().Result()
+			resp.StatusCode = 401
+			resp.Header.Set("WWW-Authenticate", c.challenge)
+			return resp, err
+		})}
+		req, _ := http.NewRequest(c.method, "https://api.example", io.LimitReader(strings.NewReader("body"), 4))
+		req.Method = c.method
+		if c.header != "" {
+			req.Header.Set(c.header, "1")
+		}
+		getsStatus(t, dpop, req, 401)
+		if len(ids) != c.sent {
+			t.Errorf("%+v: %d proofs were sent, want %d", c, len(ids), c.sent)
+		}
+		for _, body := range ids {
+			if body != "body" {
+				t.Errorf("%+v: the body %q was sent", c, body)
+			}
+		}
+	}
+}
+
+// net/http sends a GET again by itself, with the proof that it has, when a
+// connection ends on which others were answered before. So may a proxy.
+func TestAProofThatNetHTTPSentTwiceCostsOneResend(t *testing.T) {
+	srv := tokentest.NewServer(t)
+	client, _ := dpopClient(t, srv, boundGrants(srv)["client credentials"])
+	var answered atomic.Int32
+	api := httptest.NewServer(srv.Protect(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if answered.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+	})))
+	defer api.Close()
+	for range 3 {
+		resp, err := client.Get(api.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("got %s, want 200", resp.Status)
+		}
+	}
+	if c := srv.Counts(); c.ProofReuses != 1 || c.Issued != 1 {
+		t.Errorf("got %+v, want 1 token, and 1 proof that was used twice", c)
+	}
+}
+
 func TestManyClientsWhileTokensAndNoncesExpire(t *testing.T) {
 	srv := tokentest.NewServer(t)
 	client, base := dpopClient(t, srv, boundGrants(srv)["refresh token"])

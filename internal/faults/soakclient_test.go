@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,11 +24,12 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// A wire is a client's end of a connection. It was hit if a fault befell it.
+// A wire is a client's end of a connection. It was hit if a fault befell it, and
+// left if a caller who used it gave up.
 type wire struct {
 	net.Conn
-	hit    atomic.Bool
-	closed func()
+	hit, left atomic.Bool
+	closed    func()
 }
 
 func (w *wire) Close() error { w.closed(); return w.Conn.Close() }
@@ -39,7 +41,7 @@ type fleet struct {
 	api    *soakAPI
 	most   int32 // times that a request may be sent
 	cache  *tokensource.Cache
-	logins bool // the token comes from a login: it rotates, and can be lost
+	bound  bool // by DPoP; else the token comes from a login: it rotates, and can be lost
 	client http.Client
 	bases  []*http.Transport
 	ailing atomic.Bool // a refresh is under way, or the last one failed
@@ -49,7 +51,7 @@ type fleet struct {
 const recorded = mib
 
 func newFleet(s *soak, name string, a *soakAPI, tlsConfig *tls.Config, bound bool) *fleet {
-	f := &fleet{soak: s, name: name, api: a, most: 2, logins: !bound}
+	f := &fleet{soak: s, name: name, api: a, most: 2, bound: bound}
 	base := &http.Transport{MaxIdleConnsPerHost: clientsEach, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, DialContext: f.dial}
 	endpointBase := new(http.Transport)
 	f.bases = []*http.Transport{base, endpointBase}
@@ -96,7 +98,7 @@ func (f *fleet) watched(source tokensource.Source) tokensource.Source {
 
 // login gets a fleet a new token to begin with.
 func (f *fleet) login() {
-	if f.logins {
+	if !f.bound {
 		f.cache.Set(context.Background(), &tokensource.Token{RefreshToken: f.soak.authority.Load().RefreshToken()})
 	}
 }
@@ -131,8 +133,9 @@ type request struct {
 	phase int64 // of the soak when it began
 	sent  atomic.Int32
 
-	mu    sync.Mutex // guards wires
-	wires []*wire    // those that it used
+	mu     sync.Mutex // guards what follows
+	wires  []*wire    // those that it used
+	gaveUp bool
 }
 
 type requestKey struct{}
@@ -141,6 +144,38 @@ func (x *request) used(w *wire) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.wires = append(x.wires, w)
+	if x.gaveUp {
+		w.left.Store(true)
+	}
+}
+
+// giveUp says that the caller is about to cancel.
+func (x *request) giveUp() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.gaveUp = true
+	for _, w := range x.wires {
+		w.left.Store(true)
+	}
+}
+
+// hits is how many of the wires that the request used a fault befell.
+func (x *request) hits() (n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, w := range x.wires {
+		if w.hit.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// left reports whether the caller of another request on one of its wires gave up.
+func (x *request) left() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.ContainsFunc(x.wires, func(w *wire) bool { return w.left.Load() })
 }
 
 // hit reports whether a fault befell a connection of the request. If that broke
@@ -152,14 +187,7 @@ func (x *request) hit(a *soakAPI, err error) bool {
 			return true
 		}
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, w := range x.wires {
-		if w.hit.Load() {
-			return true
-		}
-	}
-	return false
+	return x.hits() > 0
 }
 
 // A payload is a body and its hash.
@@ -218,7 +246,7 @@ func (f *fleet) send(random *mathrand.Rand) {
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), requestKey{}, x), time.Minute)
 	defer cancel()
 	if random.IntN(10) == 0 {
-		timer := time.AfterFunc(time.Duration(random.IntN(30_000))*time.Microsecond, cancel)
+		timer := time.AfterFunc(time.Duration(random.IntN(30_000))*time.Microsecond, func() { x.giveUp(); cancel() })
 		defer timer.Stop()
 	}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
@@ -278,9 +306,15 @@ func (f *fleet) judge(ctx context.Context, x *request, status int, text string, 
 		s.cancelled.Add(1)
 	case err == nil && status == 401 && (tooLarge || troubled(refusal)):
 		s.refused.Add(1)
+	case err == nil && status == 401 && f.bound && x.hits() > 1: // net/http sent both proofs twice
+		s.refused.Add(1)
 	case ours && troubled(noToken):
 		s.tokenless.Add(1)
 	case err != nil && !ours && x.hit(f.api, err):
+		s.broke.Add(1)
+	case errors.Is(err, context.Canceled) && !ours && x.left():
+		// net/http hands on a connection whose answer has no body before it has
+		// answered, and ends it if that caller gives up then (go.dev/issue/41600).
 		s.broke.Add(1)
 	default:
 		s.fail("%s, %s of %d bytes: status %d, error %v, which nothing explains", f.name, x.kind, len(x.load.data), status, err)
@@ -298,7 +332,7 @@ func (f *fleet) well() error {
 		x := &request{kind: get, load: payloads()[0]}
 		status, _, err := f.do(x.http(context.WithValue(context.Background(), requestKey{}, x), f, false))
 		last = fmt.Sprint(status, " ", err)
-		if errors.Is(err, tokensource.ErrReauthenticate) && f.logins && f.soak.repliesLost.Load() {
+		if errors.Is(err, tokensource.ErrReauthenticate) && !f.bound && f.soak.repliesLost.Load() {
 			f.login()
 		}
 		return status == 200 && !f.ailing.Load()
