@@ -7,122 +7,116 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
-
-// An api is the state of the protected API and of the server elsewhere.
-type api struct {
-	open    atomic.Bool  // every request is accepted: for the base, whose token is none
-	strange atomic.Int64 // requests elsewhere
-	leaked  atomic.Int64 // of these, with credentials
-
-	sent     sync.Map     // a query, to *atomic.Int64: how often it came
-	attempts atomic.Int64 // of requests with a query
-	revokeAt int64        // at this many of them, all tokens are revoked; 0: never
-
-	holding atomic.Bool   // requests to /late wait for release
-	held    atomic.Int64  // so many do
-	release chan struct{} // lets one go
-}
 
 // received is the header of the answer that tells what arrived: see [arrival].
 const received = "Received"
 
-func (w *world) handler() http.Handler {
+// api is the protected API.
+func (s *servers) api() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/api", w.serveAPI)
-	mux.HandleFunc("/late", w.serveLate)
-	mux.HandleFunc("/redirect", w.serveRedirect)
+	mux.HandleFunc("/api", s.serveAPI)
+	mux.HandleFunc("/late", s.serveLate)
+	mux.HandleFunc("/redirect", s.serveRedirect)
 	return mux
 }
 
 // serveAPI reads the body, and only then judges the token: the hardest case for
 // who wants to send the body again.
-func (w *world) serveAPI(rw http.ResponseWriter, r *http.Request) {
-	w.count(r.URL.RawQuery)
+func (s *servers) serveAPI(w http.ResponseWriter, r *http.Request) {
+	s.count(r.URL.RawQuery)
 	arrival, err := arrive(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the body broke off
 	}
-	if w.accept(rw, r) {
-		rw.Header().Set(received, arrival.String())
+	if s.accept(w, r) {
+		w.Header().Set(received, arrival.String())
+	}
+}
+
+// count counts an attempt.
+func (s *servers) count(id string) {
+	if id == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counted++
+	s.attempts[id]++
+	if s.attempts[id] == 3 {
+		s.counts.Often++
+	}
+	if s.counted == s.conduct.RevokeAt {
+		clear(s.live)
 	}
 }
 
 // serveLate judges the token late, if told to.
-func (w *world) serveLate(rw http.ResponseWriter, r *http.Request) {
-	if w.holding.Load() {
-		w.held.Add(1)
+func (s *servers) serveLate(w http.ResponseWriter, r *http.Request) {
+	if s.hold() {
 		select {
-		case <-w.release:
+		case <-s.release:
 		case <-r.Context().Done():
 		}
 	}
-	w.accept(rw, r)
+	s.accept(w, r)
+}
+
+// hold reports whether a request has to wait.
+func (s *servers) hold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conduct.Hold {
+		s.counts.Held++
+	}
+	return s.conduct.Hold
 }
 
 // serveRedirect sends the client to the URL that is named in the query.
-func (w *world) serveRedirect(rw http.ResponseWriter, r *http.Request) {
-	if w.accept(rw, r) {
-		http.Redirect(rw, r, r.FormValue("to"), http.StatusFound)
+func (s *servers) serveRedirect(w http.ResponseWriter, r *http.Request) {
+	if s.accept(w, r) {
+		http.Redirect(w, r, r.FormValue("to"), http.StatusFound)
 	}
 }
 
 // accept answers 401 if the token is not good. The challenge is that of RFC
 // 6750, with what container registries add to it.
-func (w *world) accept(rw http.ResponseWriter, r *http.Request) bool {
+func (s *servers) accept(w http.ResponseWriter, r *http.Request) bool {
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if w.good(token) || w.open.Load() {
+	if s.good(token) {
 		return true
 	}
-	rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/registry",service="api",error="invalid_token"`, w.auth.URL))
-	rw.WriteHeader(http.StatusUnauthorized)
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q,service="api",error="invalid_token"`, s.realm))
+	w.WriteHeader(http.StatusUnauthorized)
 	return false
 }
 
+// good reports whether an access token is good.
+func (s *servers) good(access string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conduct.Open || time.Now().Before(s.live[access])
+}
+
 // serveElsewhere counts the requests with credentials.
-func (w *world) serveElsewhere(_ http.ResponseWriter, r *http.Request) {
-	w.strange.Add(1)
+func (s *servers) serveElsewhere(_ http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.Strange++
 	if r.Header.Get("Authorization") != "" {
-		w.leaked.Add(1)
+		s.counts.Leaked++
 	}
-}
-
-// count counts an attempt.
-func (w *world) count(id string) {
-	if id == "" {
-		return
-	}
-	n, _ := w.sent.LoadOrStore(id, new(atomic.Int64))
-	n.(*atomic.Int64).Add(1)
-	if w.attempts.Add(1) == w.revokeAt {
-		w.revoke()
-	}
-}
-
-// sentMoreThanTwice tells how many requests were.
-func (a *api) sentMoreThanTwice() (n int) {
-	a.sent.Range(func(_, times any) bool {
-		if times.(*atomic.Int64).Load() > 2 {
-			n++
-		}
-		return true
-	})
-	return n
 }
 
 // An arrival is what arrived of a body.
 type arrival struct {
 	length int64
-	sum    uint32        // CRC-32C, which costs next to nothing
-	first  time.Duration // since began: when the first byte came
+	sum    uint32 // CRC-32C, which costs next to nothing
+	first  int64  // when the first byte came, in nanoseconds since 1970
 }
 
-var (
-	began      = time.Now()
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (a arrival) String() string { return fmt.Sprintf("%d %08x %d", a.length, a.sum, a.first) }
 
@@ -142,7 +136,7 @@ func arrive(body io.Reader) (a arrival, err error) {
 		var n int
 		n, err = body.Read(buffer[:])
 		if a.length == 0 && n > 0 {
-			a.first = time.Since(began)
+			a.first = time.Now().UnixNano()
 		}
 		a.sum = crc32.Update(a.sum, castagnoli, buffer[:n])
 		a.length += int64(n)

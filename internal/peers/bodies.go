@@ -127,7 +127,7 @@ func newUploader(ctx context.Context, p peer, size int64) (*uploader, error) {
 
 // upload sends the stream, and returns the status and what arrived.
 func (u *uploader) upload(s *stream) (int, arrival, error) {
-	req, err := http.NewRequestWithContext(u.ctx, http.MethodPut, u.world.plain.URL+"/api", s)
+	req, err := http.NewRequestWithContext(u.ctx, http.MethodPut, u.world.Plain+"/api", s)
 	if err != nil {
 		return 0, arrival{}, err
 	}
@@ -198,9 +198,9 @@ func (u *uploader) live() (float64, error) {
 // takes some time to produce.
 func (u *uploader) first(produce time.Duration) (time.Duration, error) {
 	const pieces = 16
-	sent := time.Since(began)
+	sent := time.Now().UnixNano()
 	arrival, err := u.accepted(&stream{size: u.size, pieces: pieces, between: func() { time.Sleep(produce / pieces) }})
-	return arrival.first - sent, err
+	return time.Duration(arrival.first - sent), err
 }
 
 // refused returns the outcome of an upload whose token is revoked.

@@ -25,7 +25,7 @@ func cancelled(size sizes) scenario {
 func measureCancelled(ctx context.Context, size sizes, p peer) (sample, error) {
 	w := newWorld()
 	defer w.close()
-	w.set(func(s *issuer) { s.latency = size.refresh })
+	w.set(func(c *Conduct) { c.Latency = size.refresh })
 	d, err := p.dial(w)
 	if err != nil {
 		return sample{}, err
@@ -34,13 +34,13 @@ func measureCancelled(ctx context.Context, size sizes, p peer) (sample, error) {
 	defer cancel()
 	var group sync.WaitGroup
 	var failed atomic.Int64
-	group.Go(func() { get(first, d, w.plain.URL+"/api") })
-	if err := until(ctx, func() bool { return w.tokenRequests() > 0 || w.open.Load() }); err != nil {
+	group.Go(func() { get(first, d, w.Plain+"/api") })
+	if err := until(ctx, func() bool { return w.tokenRequests() > 0 || w.conduct.Open }); err != nil {
 		return sample{}, err
 	}
 	for range size.others {
 		group.Go(func() {
-			if get(ctx, d, w.plain.URL+"/api") != http.StatusOK {
+			if get(ctx, d, w.Plain+"/api") != http.StatusOK {
 				failed.Add(1)
 			}
 		})

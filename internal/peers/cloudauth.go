@@ -14,7 +14,7 @@ var cloudAuth = peer{
 		provider, err := auth.New2LOTokenProvider(&auth.Options2LO{
 			Email:      "client@example.com",
 			PrivateKey: appKey(),
-			TokenURL:   w.auth.URL + "/token",
+			TokenURL:   w.Auth + "/token",
 			Client:     w.client(),
 		})
 		if err != nil {
@@ -26,8 +26,8 @@ var cloudAuth = peer{
 		provider, err := auth.New3LOTokenProvider(&auth.Options3LO{
 			ClientID:     clientID,
 			ClientSecret: clientSecret,
-			TokenURL:     w.auth.URL + "/token",
-			AuthURL:      w.auth.URL + "/authorize",
+			TokenURL:     w.Auth + "/token",
+			AuthURL:      w.Auth + "/authorize",
 			AuthStyle:    auth.StyleInHeader,
 			RefreshToken: refresh,
 			Client:       w.client(),

@@ -23,20 +23,20 @@ func deadline(size sizes) scenario {
 func measureDeadline(ctx context.Context, size sizes, p peer) (sample, error) {
 	w := newWorld()
 	defer w.close()
-	w.set(func(s *issuer) { s.latency = size.slow })
+	w.set(func(c *Conduct) { c.Latency = size.slow })
 	d, err := p.dial(w)
 	if err != nil {
 		return sample{}, err
 	}
 	var first sync.WaitGroup
-	first.Go(func() { get(ctx, d, w.plain.URL+"/api") })
+	first.Go(func() { get(ctx, d, w.Plain+"/api") })
 	defer first.Wait()
-	if err := until(ctx, func() bool { return w.tokenRequests() > 0 || w.open.Load() }); err != nil {
+	if err := until(ctx, func() bool { return w.tokenRequests() > 0 || w.conduct.Open }); err != nil {
 		return sample{}, err
 	}
 	hurried, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	get(hurried, d, w.plain.URL+"/api")
+	get(hurried, d, w.Plain+"/api")
 	return sample{values: map[string]float64{"seconds": time.Since(began).Seconds()}}, nil
 }

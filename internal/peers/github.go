@@ -20,7 +20,7 @@ var github = peer{
 		if err != nil {
 			return nil, err
 		}
-		t.BaseURL = w.auth.URL
+		t.BaseURL = w.Auth
 		return &http.Client{Transport: t}, nil
 	},
 }

@@ -25,7 +25,7 @@ var handwritten = peer{
 
 func handwrittenOver(w *world, refresh string) *http.Client {
 	return &http.Client{Transport: &authTransport{
-		base: w.base, tokenURL: w.auth.URL + "/token", refresh: refresh,
+		base: w.base, tokenURL: w.Auth + "/token", refresh: refresh,
 	}}
 }
 

@@ -44,7 +44,7 @@ func measureHotPath(ctx context.Context, size sizes, p peer) (sample, error) {
 	defer w.close()
 	d, err := p.dial(w)
 	if err == nil {
-		err = warm(ctx, d, w.secure.URL+"/api")
+		err = warm(ctx, d, w.Secure+"/api")
 	}
 	if err != nil {
 		return sample{}, err
@@ -52,7 +52,7 @@ func measureHotPath(ctx context.Context, size sizes, p peer) (sample, error) {
 	if p.name == bare.name {
 		d = w.client() // it would add to the request
 	}
-	req, err := http.NewRequest(http.MethodGet, w.secure.URL+"/api", nil)
+	req, err := http.NewRequest(http.MethodGet, w.Secure+"/api", nil)
 	if err != nil {
 		return sample{}, err
 	}

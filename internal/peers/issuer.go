@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -15,29 +14,11 @@ const (
 	clientSecret = "secret"
 )
 
-// An issuer is the authorization server. It hands out access tokens by four
+// issuer is the authorization server. It hands out access tokens by four
 // protocols: RFC 6749 with the grants client_credentials, jwt-bearer and
 // refresh_token, installation tokens as GitHub has them, and the token service
 // of container registries, with the latter's variant for refresh tokens.
-type issuer struct {
-	mu       sync.Mutex // guards what follows
-	lifetime time.Duration
-	latency  time.Duration        // before a token request is answered
-	down     bool                 // token requests are answered 503
-	asked    int                  // token requests
-	issued   int                  // tokens of either kind
-	live     map[string]time.Time // access tokens, and when each expires
-	refresh  map[string]bool      // refresh tokens, and whether each is spent
-	reuses   int                  // spent ones that came again, each of which ended the login
-}
-
-func (s *issuer) init() {
-	s.lifetime = time.Hour
-	s.live = make(map[string]time.Time)
-	s.refresh = make(map[string]bool)
-}
-
-func (s *issuer) handler() http.Handler {
+func (s *servers) issuer() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token", s.serveOAuth)
 	mux.HandleFunc("POST /app/installations/{id}/access_tokens", s.serveGitHub)
@@ -53,7 +34,7 @@ type grant struct {
 }
 
 // serveOAuth answers by RFC 6749.
-func (s *issuer) serveOAuth(w http.ResponseWriter, r *http.Request) {
+func (s *servers) serveOAuth(w http.ResponseWriter, r *http.Request) {
 	r.ParseForm()
 	if !s.ready(w, r) {
 		return
@@ -72,7 +53,7 @@ func (s *issuer) serveOAuth(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveGitHub answers with an installation token.
-func (s *issuer) serveGitHub(w http.ResponseWriter, r *http.Request) {
+func (s *servers) serveGitHub(w http.ResponseWriter, r *http.Request) {
 	if s.ready(w, r) {
 		g, _ := s.grant("")
 		answer(w, http.StatusCreated, map[string]any{"token": g.access, "expires_at": g.expiry.UTC()})
@@ -80,7 +61,7 @@ func (s *issuer) serveGitHub(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveRegistry answers as the token service of the distribution project.
-func (s *issuer) serveRegistry(w http.ResponseWriter, r *http.Request) {
+func (s *servers) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	if s.ready(w, r) {
 		g, _ := s.grant("")
 		answer(w, http.StatusOK, map[string]any{"token": g.access, "expires_in": lifetime(g)})
@@ -96,10 +77,10 @@ func answer(w http.ResponseWriter, status int, reply any) {
 }
 
 // ready counts a token request and waits. It reports false if there will be no token.
-func (s *issuer) ready(w http.ResponseWriter, r *http.Request) bool {
+func (s *servers) ready(w http.ResponseWriter, r *http.Request) bool {
 	s.mu.Lock()
-	s.asked++
-	latency := s.latency
+	s.counts.TokenRequests++
+	latency := s.conduct.Latency
 	s.mu.Unlock()
 	timer := time.NewTimer(latency)
 	defer timer.Stop()
@@ -110,21 +91,20 @@ func (s *issuer) ready(w http.ResponseWriter, r *http.Request) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.down {
+	if s.conduct.Down {
 		answer(w, http.StatusServiceUnavailable, map[string]any{"error": "temporarily_unavailable"})
 	}
-	return !s.down
+	return !s.conduct.Down
 }
 
 // grant makes an access token, and the next refresh token if it is given one. A
 // spent one that comes again ends the login: no refresh token works any more.
-func (s *issuer) grant(refresh string) (g grant, ok bool) {
+func (s *servers) grant(refresh string) (g grant, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if refresh != "" {
 		spent, known := s.refresh[refresh]
 		if spent {
-			s.reuses++
 			clear(s.refresh)
 			clear(s.live)
 		}
@@ -136,7 +116,7 @@ func (s *issuer) grant(refresh string) (g grant, ok bool) {
 	}
 	s.issued++
 	g.access = accessToken(s.issued)
-	g.expiry = time.Now().Add(s.lifetime)
+	g.expiry = time.Now().Add(s.conduct.Lifetime)
 	s.live[g.access] = g.expiry
 	return g, true
 }
@@ -146,37 +126,9 @@ func accessToken(n int) string {
 }
 
 // login returns a new refresh token; s.mu is held.
-func (s *issuer) login() string {
+func (s *servers) login() string {
 	s.issued++
 	token := fmt.Sprintf("refresh-token-%06d", s.issued)
 	s.refresh[token] = false
 	return token
-}
-
-// good reports whether an access token is good.
-func (s *issuer) good(access string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Now().Before(s.live[access])
-}
-
-// revoke ends all access tokens.
-func (s *issuer) revoke() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.live)
-}
-
-// set changes how the server behaves.
-func (s *issuer) set(change func(*issuer)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	change(s)
-}
-
-// tokenRequests tells how many there were.
-func (s *issuer) tokenRequests() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked
 }

@@ -22,32 +22,30 @@ func lateRefusals(size sizes) scenario {
 func measureLate(ctx context.Context, size sizes, p peer) (sample, error) {
 	w := newWorld()
 	defer w.close()
-	w.release = make(chan struct{})
 	d, err := p.start(ctx, w)
 	if err != nil {
 		return sample{}, err
 	}
 	ended := make(chan int, size.late)
-	w.holding.Store(true)
+	w.set(func(c *Conduct) { c.Hold = true })
 	for range size.late {
-		go func() { ended <- get(ctx, d, w.plain.URL+"/late") }()
+		go func() { ended <- get(ctx, d, w.Plain+"/late") }()
 	}
-	if err := until(ctx, func() bool { return w.held.Load() == int64(size.late) }); err != nil {
+	if err := until(ctx, func() bool { return w.counts().Held == size.late }); err != nil {
 		return sample{}, err
 	}
-	w.holding.Store(false)
+	w.set(func(c *Conduct) { c.Hold = false })
 	w.revoke()
 	refreshed := false
 	for range 3 { // who cannot send again may yet have the next token for the next request
-		refreshed = refreshed || get(ctx, d, w.plain.URL+"/api") == http.StatusOK
+		refreshed = refreshed || get(ctx, d, w.Plain+"/api") == http.StatusOK
 	}
 	before, failed := w.tokenRequests(), 0
 	for range size.late {
-		select {
-		case w.release <- struct{}{}:
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return sample{}, ctx.Err()
 		}
+		w.call("Release", None{}, nil)
 		if <-ended != http.StatusOK {
 			failed++
 		}

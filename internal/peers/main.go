@@ -3,10 +3,10 @@
 //
 //	go -C internal/peers run .
 //
-// Everything is sent over loopback, to servers that speak each peer's own
-// protocol. What is a time or a rate is in relation to the bare base, an
-// http.Client whose requests have a token already, which is measured in turn with
-// each. It takes a quarter of an hour, and wants the machine for itself.
+// Everything is sent over loopback, to servers in a process of their own, which
+// speak each peer's protocol. What is a time or a rate is in relation to the bare
+// base, an http.Client whose requests have a token already, which is measured in
+// turn with each. It takes a quarter of an hour, and wants the machine for itself.
 //
 // The flags:
 //
@@ -33,13 +33,16 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second interrupt kills
 	// As large a heap as a service has: with none, this would measure the collector.
 	ballast := make([]byte, 256<<20)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	runtime.KeepAlive(ballast)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
+	defer runtime.KeepAlive(ballast)
+	if isServers() {
+		serve()
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second interrupt kills
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}

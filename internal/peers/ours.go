@@ -35,7 +35,7 @@ func oursOver(w *world, source tokensource.Source) *http.Client {
 
 func oursEndpoint(w *world) tokensource.Endpoint {
 	return tokensource.Endpoint{
-		URL:          w.auth.URL + "/token",
+		URL:          w.Auth + "/token",
 		ClientID:     clientID,
 		ClientSecret: clientSecret,
 		Client:       w.client(),

@@ -37,7 +37,7 @@ const (
 func measureOutage(ctx context.Context, size sizes, p peer) (sample, error) {
 	w := newWorld()
 	defer w.close()
-	w.set(func(s *issuer) { s.down = true })
+	w.set(func(c *Conduct) { c.Down = true })
 	d, err := p.dial(w)
 	if err != nil {
 		return sample{}, err
@@ -46,13 +46,13 @@ func measureOutage(ctx context.Context, size sizes, p peer) (sample, error) {
 	var errors atomic.Int64
 	for range outageCallers {
 		group.Go(func() {
-			for get(ctx, d, w.plain.URL+"/api") != http.StatusOK && pause(ctx, outagePause) == nil {
+			for get(ctx, d, w.Plain+"/api") != http.StatusOK && pause(ctx, outagePause) == nil {
 				errors.Add(1)
 			}
 		})
 	}
 	err = pause(ctx, size.outage)
-	w.set(func(s *issuer) { s.down = false })
+	w.set(func(c *Conduct) { c.Down = false })
 	ended, tokens := time.Now(), w.tokenRequests()
 	group.Wait()
 	return sample{values: map[string]float64{

@@ -31,7 +31,7 @@ func peers() []peer {
 
 // bare is the base itself: what all others are compared with.
 var bare = peer{name: "base", dial: func(w *world) (doer, error) {
-	w.open.Store(true)
+	w.set(func(c *Conduct) { c.Open = true })
 	return carrier{w.client()}, nil
 }}
 

@@ -8,6 +8,14 @@ import (
 	"testing"
 )
 
+func TestMain(m *testing.M) {
+	if isServers() {
+		serve()
+		return
+	}
+	m.Run()
+}
+
 // measured returns what a small scenario gives for one peer.
 func measured(t *testing.T, scenario func(sizes) scenario, p peer) map[string]float64 {
 	t.Helper()
@@ -134,18 +142,16 @@ func TestAStreamThatIsCutOrShiftedIsNotWhole(t *testing.T) {
 }
 
 func TestASpentRefreshTokenEndsTheLogin(t *testing.T) {
-	w := newWorld()
-	defer w.close()
-	var first string
-	w.set(func(s *issuer) { first = s.login() })
-	second, ok := w.grant(first)
-	if !ok || !w.good(second.access) {
+	s := newServers()
+	first := s.login()
+	second, ok := s.grant(first)
+	if !ok || !s.good(second.access) {
 		t.Fatal("the first exchange failed")
 	}
-	if _, ok := w.grant(first); ok || w.good(second.access) {
+	if _, ok := s.grant(first); ok || s.good(second.access) {
 		t.Error("a spent refresh token came again, and the login goes on")
 	}
-	if _, ok := w.grant(second.refresh); ok {
+	if _, ok := s.grant(second.refresh); ok {
 		t.Error("the next refresh token works after a reuse")
 	}
 }

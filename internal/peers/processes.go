@@ -39,8 +39,8 @@ func measureProcesses(ctx context.Context, size sizes, p peer) (sample, error) {
 		return sample{}, err
 	}
 	defer os.RemoveAll(dir)
-	var refresh string
-	w.set(func(s *issuer) { s.lifetime, refresh = soon, s.login() })
+	w.set(func(c *Conduct) { c.Lifetime = soon })
+	refresh := w.login()
 	var clients []doer
 	for range size.processes {
 		d, err := p.login(w, refresh, dir)
@@ -56,7 +56,7 @@ func measureProcesses(ctx context.Context, size sizes, p peer) (sample, error) {
 				return sample{}, err
 			}
 		}
-		failed = together(ctx, clients, w.plain.URL+"/api")
+		failed = together(ctx, clients, w.Plain+"/api")
 	}
 	return sample{values: map[string]float64{"failed": float64(failed)}}, nil
 }

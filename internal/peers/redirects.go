@@ -28,10 +28,10 @@ func measureRedirects(ctx context.Context, _ sizes, p peer) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	port := w.elsewhere.URL
-	host := strings.Replace(w.elsewhere.URL, "127.0.0.1", "localhost", 1)
+	port := w.Elsewhere
+	host := strings.Replace(w.Elsewhere, "127.0.0.1", "localhost", 1)
 	for _, hop := range []struct{ from, to string }{
-		{w.plain.URL, host}, {w.plain.URL, port}, {w.secure.URL, port},
+		{w.Plain, host}, {w.Plain, port}, {w.Secure, port},
 	} {
 		if err := warm(ctx, d, hop.from+"/api"); err != nil {
 			return sample{}, err
@@ -40,7 +40,6 @@ func measureRedirects(ctx context.Context, _ sizes, p peer) (sample, error) {
 			return sample{}, fmt.Errorf("the redirect ended with %d", status)
 		}
 	}
-	return sample{values: map[string]float64{
-		"leaked": float64(w.leaked.Load()), "strange": float64(w.strange.Load()),
-	}}, nil
+	counts := w.counts()
+	return sample{values: map[string]float64{"leaked": float64(counts.Leaked), "strange": float64(counts.Strange)}}, nil
 }

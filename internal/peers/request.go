@@ -26,7 +26,7 @@ func get(ctx context.Context, d doer, url string) int {
 func (p peer) start(ctx context.Context, w *world) (doer, error) {
 	d, err := p.dial(w)
 	if err == nil {
-		err = warm(ctx, d, w.plain.URL+"/api")
+		err = warm(ctx, d, w.Plain+"/api")
 	}
 	return d, err
 }

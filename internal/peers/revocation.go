@@ -40,15 +40,14 @@ func measureRevocation(ctx context.Context, size sizes, p peer) (sample, error) 
 	if err != nil {
 		return sample{}, err
 	}
-	w.set(func(s *issuer) { s.latency = 50 * time.Millisecond })
-	w.revokeAt = int64(size.loopers)
+	w.set(func(c *Conduct) { c.Latency, c.RevokeAt = 50*time.Millisecond, size.loopers })
 	before := w.tokenRequests()
 	var group sync.WaitGroup
 	var failed atomic.Int64
 	for i := range size.loopers {
 		group.Go(func() {
 			for j := range size.loops {
-				if get(ctx, d, fmt.Sprintf("%s/api?id=%d.%d", w.plain.URL, i, j)) != http.StatusOK {
+				if get(ctx, d, fmt.Sprintf("%s/api?id=%d.%d", w.Plain, i, j)) != http.StatusOK {
 					failed.Add(1)
 				}
 			}
@@ -58,10 +57,10 @@ func measureRevocation(ctx context.Context, size sizes, p peer) (sample, error) 
 	values := map[string]float64{
 		"tokens":   float64(w.tokenRequests() - before),
 		"failed":   float64(failed.Load()),
-		"often":    float64(w.sentMoreThanTwice()),
+		"often":    float64(w.counts().Often),
 		"recovers": 0,
 	}
-	if get(ctx, d, w.plain.URL+"/api") == http.StatusOK {
+	if get(ctx, d, w.Plain+"/api") == http.StatusOK {
 		values["recovers"] = 1
 	}
 	return sample{values: values}, nil

@@ -68,7 +68,7 @@ func stormOf(ctx context.Context, size sizes, p peer) (map[string]float64, error
 	w := newWorld()
 	defer w.close()
 	w.limit()
-	w.set(func(s *issuer) { s.lifetime = soon })
+	w.set(func(c *Conduct) { c.Lifetime = soon })
 	d, err := p.start(ctx, w)
 	if err == nil && p.name != bare.name {
 		err = pause(ctx, soon+100*time.Millisecond)
@@ -76,10 +76,10 @@ func stormOf(ctx context.Context, size sizes, p peer) (map[string]float64, error
 	if err != nil {
 		return nil, err
 	}
-	w.set(func(s *issuer) { s.lifetime, s.latency = time.Hour, size.refresh })
+	w.set(func(c *Conduct) { c.Lifetime, c.Latency = time.Hour, size.refresh })
 	before := w.tokenRequests()
 	runtime.GC() // what others have left
-	failed, took := stampede(ctx, d, w.plain.URL+"/api", size.storm)
+	failed, took := stampede(ctx, d, w.Plain+"/api", size.storm)
 	return map[string]float64{
 		"seconds": took.Seconds(),
 		"failed":  float64(failed),

@@ -2,25 +2,26 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
-	"log"
 	"net/http"
-	"net/http/httptest"
+	"net/rpc"
+	"os"
+	"os/exec"
 	"time"
 )
 
-// A world is what one peer is measured in: an authorization server that speaks
-// the protocols of all of them, an API that takes its tokens, and a server
-// elsewhere that is to see none. All are real, and listen on loopback.
+// A world is what one peer is measured in: servers on loopback, and the base
+// that leads to them. The servers have a process of their own: in the peer's
+// they would stand in line behind ten thousand callers, and what they allocate
+// would count as the peer's. If that process fails, the methods panic.
 type world struct {
-	issuer
-	api
+	Addresses
+	base *base
 
-	auth      *httptest.Server
-	plain     *httptest.Server // the API
-	secure    *httptest.Server // the API over TLS; nil if nobody has asked for it
-	elsewhere *httptest.Server
-	base      *base
+	conduct Conduct
+	process *exec.Cmd
+	control *rpc.Client
 }
 
 // base is what every peer sends all its requests through.
@@ -33,54 +34,77 @@ func (w *world) limit() { w.base.RoundTripper.(*http.Transport).MaxConnsPerHost 
 const maxConns = 256
 
 // newWorld starts the servers. The caller closes the world.
-func newWorld() *world {
-	w := &world{base: &base{newTransport()}}
-	w.issuer.init()
-	w.auth = serve(w.issuer.handler(), (*httptest.Server).Start)
-	w.plain = serve(w.handler(), (*httptest.Server).Start)
-	w.elsewhere = serve(http.HandlerFunc(w.serveElsewhere), (*httptest.Server).Start)
-	return w
-}
+func newWorld() *world { return startWorld(false) }
 
 // newSecureWorld starts a world whose authorization server speaks TLS, and
-// whose API does so, too, at secure.
-func newSecureWorld() *world {
-	w := newWorld()
-	w.auth.Close()
-	w.auth = serve(w.issuer.handler(), (*httptest.Server).StartTLS)
-	w.secure = serve(w.handler(), (*httptest.Server).StartTLS)
-	// Each server has the same certificate, made by httptest.
-	transport := newTransport()
-	transport.TLSClientConfig = &tls.Config{RootCAs: w.secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
-	w.base.RoundTripper = transport
+// whose API does so, too, at Secure.
+func newSecureWorld() *world { return startWorld(true) }
+
+func startWorld(secure bool) *world {
+	self := must(os.Executable())
+	w := &world{conduct: newServers().conduct, process: exec.Command(self, serveArg)}
+	w.process.Stderr = os.Stderr
+	in, out := must(w.process.StdinPipe()), must(w.process.StdoutPipe())
+	must(0, w.process.Start())
+	w.control = rpc.NewClient(pipes{out, in})
+	w.call("Start", secure, &w.Addresses)
+	transport := &http.Transport{MaxIdleConnsPerHost: maxConns, IdleConnTimeout: time.Minute}
+	if secure {
+		roots := x509.NewCertPool()
+		roots.AddCert(must(x509.ParseCertificate(w.Certificate)))
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	w.base = &base{transport}
 	return w
 }
 
-func serve(h http.Handler, start func(*httptest.Server)) *httptest.Server {
-	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // callers that give up are what some scenarios are about
-	start(s)
-	return s
-}
-
-func newTransport() *http.Transport {
-	return &http.Transport{
-		MaxIdleConnsPerHost: maxConns,
-		IdleConnTimeout:     time.Minute,
-	}
+// pipes are a connection between two processes.
+type pipes struct {
+	io.Reader
+	io.WriteCloser
 }
 
 // close ends everything.
 func (w *world) close() {
-	if c, ok := w.base.RoundTripper.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+	w.client().CloseIdleConnections()
+	w.control.Close()
+	must(0, w.process.Wait())
+}
+
+// call has the servers do something: see [Control].
+func (w *world) call(method string, args, reply any) {
+	must(0, w.control.Call("Control."+method, args, reply))
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
 	}
-	for _, s := range []*httptest.Server{w.auth, w.plain, w.secure, w.elsewhere} {
-		if s != nil {
-			s.CloseClientConnections()
-			s.Close()
-		}
-	}
+	return v
+}
+
+// set changes how the servers behave.
+func (w *world) set(change func(*Conduct)) {
+	change(&w.conduct)
+	w.call("Set", w.conduct, nil)
+}
+
+// counts tell what the servers have seen.
+func (w *world) counts() (c Counts) {
+	w.call("Count", None{}, &c)
+	return c
+}
+
+// tokenRequests tells how many there were.
+func (w *world) tokenRequests() int { return w.counts().TokenRequests }
+
+// revoke ends all access tokens.
+func (w *world) revoke() { w.call("Revoke", None{}, nil) }
+
+// login makes a refresh token.
+func (w *world) login() (token string) {
+	w.call("Login", None{}, &token)
+	return token
 }
 
 // client sends through the base alone: the peers' token requests.

@@ -41,7 +41,7 @@ func xoauth2Config(w *world) *clientcredentials.Config {
 	return &clientcredentials.Config{
 		ClientID:     clientID,
 		ClientSecret: clientSecret,
-		TokenURL:     w.auth.URL + "/token",
+		TokenURL:     w.Auth + "/token",
 		AuthStyle:    oauth2.AuthStyleInHeader, // else it finds out by asking twice
 	}
 }
@@ -50,7 +50,7 @@ func xoauth2Login(w *world, refresh string) oauth2.TokenSource {
 	config := &oauth2.Config{
 		ClientID:     clientID,
 		ClientSecret: clientSecret,
-		Endpoint:     oauth2.Endpoint{TokenURL: w.auth.URL + "/token", AuthStyle: oauth2.AuthStyleInHeader},
+		Endpoint:     oauth2.Endpoint{TokenURL: w.Auth + "/token", AuthStyle: oauth2.AuthStyleInHeader},
 	}
 	return config.TokenSource(xoauth2Context(w), &oauth2.Token{RefreshToken: refresh})
 }
