@@ -314,7 +314,7 @@ func (f *fleet) judge(ctx context.Context, x *request, status int, text string, 
 		s.broke.Add(1)
 	case errors.Is(err, context.Canceled) && !ours && x.left():
 		// net/http hands on a connection whose answer has no body before it has
-		// answered, and ends it if that caller gives up then (go.dev/issue/41600).
+		// answered, and ends it if that caller gives up then (as in go.dev/issue/41600).
 		s.broke.Add(1)
 	default:
 		s.fail("%s, %s of %d bytes: status %d, error %v, which nothing explains", f.name, x.kind, len(x.load.data), status, err)
