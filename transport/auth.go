@@ -154,7 +154,9 @@ func (a *Auth) refused(req *http.Request, resp *http.Response, token *tokensourc
 	if refused(resp) {
 		return true
 	}
-	a.guard.accept(req, token)
+	if resp.StatusCode != http.StatusUnauthorized {
+		a.guard.accept(req, token)
+	}
 	return false
 }
 

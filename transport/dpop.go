@@ -34,11 +34,12 @@ import (
 //
 // A server may demand a nonce of its own in the proofs. DPoP takes it from each
 // response, and sends a request that lacked it once more. So it does if the proof
-// of a safe request (RFC 9110 section 9.2.1), or of one with an Idempotency-Key, is
-// refused: when a connection breaks, net/http and proxies send such requests again
-// with the proof that they have. A request below Auth is sent at most four times
-// by DPoP, and nearly always once. A body without GetBody is recorded for that as
-// Auth does, or goes on with Auth's recording.
+// of an idempotent request (RFC 9110 section 9.2.2), or of one with an
+// Idempotency-Key, is refused: when a connection breaks, net/http and proxies send
+// such requests again with the proof that they have. A body without GetBody is
+// recorded for that as Auth does, or goes on with Auth's recording; it is sent
+// once more for one of the two reasons. So DPoP sends a request at most three
+// times, and six below Auth, but nearly always once.
 //
 // A request that has a DPoP header already, spelled DPoP, Dpop or dpop, passes
 // untouched. The caller's request is never changed, and the response's Request
@@ -62,27 +63,38 @@ type DPoP struct {
 	budget replay.Budget
 }
 
-// RoundTrip sends the request with a proof, and once more with another if the
-// server wants its nonce in there, or may have seen the proof before. An error of
-// the key is of type [*Error].
+// RoundTrip sends the request with a proof, and again with another if the server
+// wants its nonce in there, or may have seen the proof before. An error of the key
+// is of type [*Error].
 func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || has(req.Header, "Dpop", "DPoP", "dpop") {
 		return answered(d.base(), req, req)
 	}
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
-	nonce := d.nonces.of(req)
-	resp, err := d.send(req, body.First(req), req.Trailer, nonce)
-	if err != nil || !wantsNonce(req, resp, nonce) && !provedTwice(req, resp) || !body.Hold(req) {
-		body.Release()
-		return resp, err
+	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
+	var demanded, refused bool // what it was sent again for
+	for {
+		nonce := d.nonces.of(req)
+		resp, err := d.send(req, attempt.Body, attempt.Trailer, nonce)
+		switch {
+		case err != nil, body != nil && (demanded || refused): // a recording is good for one more
+			return resp, err
+		case !demanded && wantsNonce(req, resp, nonce):
+			demanded = true
+		case !refused && provedTwice(req, resp):
+			refused = true
+		default:
+			return resp, nil
+		}
+		if !body.Hold(req) {
+			return resp, nil
+		}
+		if attempt, err = body.Next(req); err != nil {
+			return resp, nil
+		}
+		discard(resp, attempt)
 	}
-	next, err := body.Next(req)
-	if err != nil {
-		return resp, nil
-	}
-	discard(resp, next)
-	return d.send(req, next.Body, next.Trailer, d.nonces.of(req))
 }
 
 // send sends a copy of the request with a proof.
@@ -202,11 +214,10 @@ const (
 
 // provedTwice reports whether the response may refuse a proof because it came
 // before: what a broken connection left unanswered, net/http and proxies send
-// again by themselves, if that does no harm. Where it may, a proof is refused
-// for another reason, which a new one does not cure.
+// again by themselves, if it does not matter how often the server acts on it.
 func provedTwice(req *http.Request, resp *http.Response) bool {
 	switch req.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return refusesProof(resp, invalidProof)
 	}
 	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key") && refusesProof(resp, invalidProof)

@@ -629,7 +629,7 @@ func TestAServerThatDemandsNoncesAtBothEndpointsAndATokenThatExpiresWithThem(t *
 	}
 }
 
-func TestARequestWhoseProofIsRefusedIsSentAgainOnceIfThatDoesNoHarm(t *testing.T) {
+func TestARequestWhoseProofIsRefusedIsSentAgainIfItIsIdempotent(t *testing.T) {
 	for _, c := range []struct {
 		method, header, challenge string
 		sent                      int
@@ -642,7 +642,9 @@ func TestARequestWhoseProofIsRefusedIsSentAgainOnceIfThatDoesNoHarm(t *testing.T
 		{"POST", "Idempotency-Key", `DPoP error="invalid_dpop_proof"`, 2},
 		{"POST", "X-Idempotency-Key", `DPoP error="invalid_dpop_proof"`, 2},
 		{"POST", "", `DPoP error="invalid_dpop_proof"`, 1},
-		{"DELETE", "", `DPoP error="invalid_dpop_proof"`, 1},
+		{"PUT", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"DELETE", "", `DPoP error="invalid_dpop_proof"`, 2},
+		{"PATCH", "", `DPoP error="invalid_dpop_proof"`, 1},
 		{"GET", "", `DPoP error="invalid_token"`, 1},
 		{"POST", "Idempotency-Key", `DPoP error="invalid_token"`, 1},
 		{"GET", "", `Bearer error="invalid_dpop_proof"`, 1},
@@ -670,6 +672,47 @@ func TestARequestWhoseProofIsRefusedIsSentAgainOnceIfThatDoesNoHarm(t *testing.T
 			if body != "body" {
 				t.Errorf("%+v: the body %q was sent", c, body)
 			}
+		}
+	}
+}
+
+func TestARequestIsSentAgainOnceForItsNonceAndOnceForItsProof(t *testing.T) {
+	for _, c := range []struct {
+		answers   string // n demands a nonce, p refuses the proof; what follows is accepted
+		recorded  bool
+		sent      int
+		succeeded bool
+	}{
+		{"np", false, 3, true},
+		{"pn", false, 3, true},
+		{"nn", false, 2, false},
+		{"pp", false, 2, false},
+		{"npn", false, 3, false},
+		{"pnp", false, 3, false},
+		{"n", true, 2, true},
+		{"p", true, 2, true},
+		{"np", true, 2, false},
+		{"pn", true, 2, false},
+	} {
+		s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+			if n > len(c.answers) {
+				return
+			}
+			if demand(resp, 401); c.answers[n-1] == 'p' {
+				resp.Header.Set("WWW-Authenticate", `DPoP error="invalid_dpop_proof"`)
+			}
+		}}
+		req, _ := http.NewRequest("PUT", "https://api.example", strings.NewReader("body"))
+		if c.recorded {
+			req.GetBody = nil
+		}
+		want := 401
+		if c.succeeded {
+			want = 200
+		}
+		getsStatus(t, &transport.DPoP{Key: p256, Base: s}, req, want)
+		if len(s.seen) != c.sent {
+			t.Errorf("%+v: it was sent %d times", c, len(s.seen))
 		}
 	}
 }

@@ -294,6 +294,29 @@ func TestAnAPIThatRefusesEverythingCausesFewRefreshesAndIsHeard(t *testing.T) {
 	})
 }
 
+// Not every 401 is about the token; but none shows that it is good.
+func TestARefusalOfSomethingElseDoesNotProveAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := new(issuer)
+		refusals := 0
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}}
+		auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp := bodyAnswer(401, strings.NewReader(""))
+			if refusals++; refusals%2 == 0 {
+				resp.Header.Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+			}
+			return resp, nil
+		})
+		for range 1000 {
+			get(t, auth)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := tokens.issued.Load(); got > 6 {
+			t.Errorf("%d token requests in 10s, want at most 6", got)
+		}
+	})
+}
+
 func TestAnAPIThatRefusesEverythingDoesNotStarveAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := new(issuer)

@@ -44,9 +44,9 @@ func curable(resp *http.Response) bool {
 
 // A guard keeps an API that refuses every token from causing a refresh for
 // every request. A token that was fetched because an origin refused another is
-// on probation there until a response does not refuse it. Refused on probation,
-// it may be replaced only some time after it was fetched: 2 s, and twice as
-// long for each such token in a row, up to 2 minutes.
+// on probation there until a response that is not a 401 does not refuse it.
+// Refused on probation, it may be replaced only some time after it was fetched:
+// 2 s, and twice as long for each such token in a row, up to 2 minutes.
 //
 // The Cache could not do this: there, an API that refuses everything would
 // starve the others.

@@ -68,7 +68,7 @@ func newFleet(s *soak, name string, a *soakAPI, tlsConfig *tls.Config, bound boo
 		dpop := &transport.DPoP{Key: key, Base: endpointBase}
 		endpoint.Client.Transport = dpop
 		auth.Base = &transport.DPoP{Key: key, Base: below}
-		source, f.most = &tokensource.ClientCredentials{Endpoint: endpoint}, 4
+		source, f.most = &tokensource.ClientCredentials{Endpoint: endpoint}, 6
 	}
 	f.cache = &tokensource.Cache{Source: f.watched(source), Timeout: refreshTimeout}
 	auth.Source, f.client.Transport = f.cache, auth
@@ -143,7 +143,9 @@ type requestKey struct{}
 func (x *request) used(w *wire) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.wires = append(x.wires, w)
+	if !slices.Contains(x.wires, w) {
+		x.wires = append(x.wires, w)
+	}
 	if x.gaveUp {
 		w.left.Store(true)
 	}
@@ -306,15 +308,15 @@ func (f *fleet) judge(ctx context.Context, x *request, status int, text string, 
 		s.cancelled.Add(1)
 	case err == nil && status == 401 && (tooLarge || troubled(refusal)):
 		s.refused.Add(1)
-	case err == nil && status == 401 && f.bound && x.hits() > 1: // net/http sent both proofs twice
-		s.refused.Add(1)
+	case err == nil && status == 401 && f.bound && x.kind == get && x.hits() > 1:
+		s.refused.Add(1) // net/http sent two of its proofs twice
 	case ours && troubled(noToken):
 		s.tokenless.Add(1)
 	case err != nil && !ours && x.hit(f.api, err):
 		s.broke.Add(1)
-	case errors.Is(err, context.Canceled) && !ours && x.left():
-		// net/http hands on a connection whose answer has no body before it has
-		// answered, and ends it if that caller gives up then (as in go.dev/issue/41600).
+	case errors.Is(err, context.Canceled) && !ours && f.api.config == nil && x.left():
+		// With HTTP/1.1, net/http hands on a connection whose answer has no body before
+		// it has answered, and ends it if that caller gives up then (as in go.dev/issue/41600).
 		s.broke.Add(1)
 	default:
 		s.fail("%s, %s of %d bytes: status %d, error %v, which nothing explains", f.name, x.kind, len(x.load.data), status, err)

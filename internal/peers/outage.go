@@ -52,8 +52,9 @@ func measureOutage(ctx context.Context, size sizes, p peer) (sample, error) {
 		})
 	}
 	err = pause(ctx, size.outage)
+	tokens := w.tokenRequests()
 	w.set(func(c *Conduct) { c.Down = false })
-	ended, tokens := time.Now(), w.tokenRequests()
+	ended := time.Now()
 	group.Wait()
 	return sample{values: map[string]float64{
 		"tokens": float64(tokens), "errors": float64(errors.Load()), "seconds": time.Since(ended).Seconds(),

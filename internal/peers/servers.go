@@ -76,7 +76,7 @@ func isServers() bool { return len(os.Args) == 2 && os.Args[1] == serveArg }
 // serve is all that such a process does. It is told what to do through its
 // standard input, and ends with it.
 func serve() {
-	signal.Ignore(os.Interrupt) // who needs it decides
+	signal.Ignore(os.Interrupt) // it ends with who needs it
 	must(0, rpc.Register(&Control{newServers()}))
 	rpc.ServeConn(pipes{os.Stdin, os.Stdout})
 }
@@ -148,6 +148,9 @@ func (c *Control) Revoke(None, *None) error {
 
 // Release lets one request go that is held.
 func (c *Control) Release(None, *None) error {
-	c.s.release <- struct{}{}
+	select {
+	case c.s.release <- struct{}{}:
+	default: // the one before has not been taken
+	}
 	return nil
 }

@@ -139,7 +139,7 @@ func writeTable(w io.Writer, title []string, rows [][]string) {
 }
 
 // method is what the numbers mean.
-const method = `All send over loopback, to servers that have a process of their own, and each client has its own servers. The base is an http.Client with an http.Transport whose requests
+const method = `All but the accepted request are sent over loopback, to servers that have a process of their own, and each peer has its own servers. The base is an http.Client with an http.Transport whose requests
 have a token in their header already. It is measured in turn with each. Where callers are many, they and the base share 256 connections. A token request takes
 200 ms in the storm and for the first caller who gives up, 50 ms after a revocation. The callers of the outage rest for 20 ms after an error.
 

@@ -66,7 +66,9 @@ type pipes struct {
 
 // close ends everything.
 func (w *world) close() {
-	w.client().CloseIdleConnections()
+	if c, ok := w.base.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 	w.control.Close()
 	must(0, w.process.Wait())
 }
