@@ -676,6 +676,25 @@ func TestARequestWhoseProofIsRefusedIsSentAgainIfItIsIdempotent(t *testing.T) {
 	}
 }
 
+func TestTheTrailersGoWithEachProof(t *testing.T) {
+	for _, answers := range []string{"", "n"} {
+		var came []string
+		s := &nonceServer{answer: func(n int, req *http.Request, resp *http.Response) {
+			came = append(came, req.Trailer.Get("X-Sum"))
+			if n <= len(answers) {
+				demand(resp, 401)
+			}
+		}}
+		req, sum := summed(t, "https://api.example", 10_000)
+		getsStatus(t, &transport.DPoP{Key: p256, Base: s}, req, 200)
+		for _, got := range came {
+			if got != sum {
+				t.Errorf("after %q came the trailer %q, want %q", answers, got, sum)
+			}
+		}
+	}
+}
+
 func TestARequestIsSentAgainOnceForItsNonceAndOnceForItsProof(t *testing.T) {
 	for _, c := range []struct {
 		answers   string // n demands a nonce, p refuses the proof; what follows is accepted
