@@ -30,8 +30,8 @@ import (
 // server goes on refusing the tokens that its refusals cause: then a refresh
 // takes place at most every 2 s, later every 2 minutes.
 //
-// A request is sent at most twice. The server did not act on what it refused,
-// so every method is sent again, POST too.
+// A request goes to Base at most twice. The server did not act on what it
+// refused, so every method is sent again, POST too.
 //
 // Auth is safe for concurrent use; its fields must not be changed once it is in use.
 type Auth struct {
@@ -130,9 +130,12 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return resp, nil
 	}
 	discard(resp, second)
+	status := resp.StatusCode
 	resp, err = a.send(req, second.Body, second.Trailer, value)
 	if err == nil {
 		a.refused(req, resp, next)
+	} else if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
+		err = &Error{status, e.Err}
 	}
 	return resp, err
 }
@@ -154,7 +157,7 @@ func (a *Auth) refused(req *http.Request, resp *http.Response, token *tokensourc
 	if refused(resp) {
 		return true
 	}
-	if resp.StatusCode != http.StatusUnauthorized {
+	if resp.StatusCode < 400 {
 		a.guard.accept(req, token)
 	}
 	return false

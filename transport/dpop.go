@@ -74,9 +74,10 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.Done()
 	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
 	var demanded, refused bool // what it was sent again for
+	var status int             // of the last refusal
 	for {
 		nonce := d.nonces.of(req)
-		resp, err := d.send(req, attempt.Body, attempt.Trailer, nonce)
+		resp, err := d.send(req, attempt, nonce, status)
 		switch {
 		case err != nil, body != nil && (demanded || refused): // a recording is good for one more
 			return resp, err
@@ -94,20 +95,22 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		discard(resp, attempt)
+		status = resp.StatusCode
 	}
 }
 
-// send sends a copy of the request with a proof.
-func (d *DPoP) send(req *http.Request, body io.ReadCloser, trailer http.Header, nonce string) (*http.Response, error) {
+// send sends a copy of the request with a proof. The status is that of the
+// refusal, if it was sent before.
+func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, status int) (*http.Response, error) {
 	text, err := d.proof(req, nonce)
 	if err != nil {
-		if body != nil {
-			body.Close()
+		if a.Body != nil {
+			a.Body.Close()
 		}
-		return nil, &Error{Err: err}
+		return nil, &Error{status, err}
 	}
 	proof.Sent(req.Context())
-	resp, err := answered(d.base(), req, withHeader(req, body, trailer, "Dpop", text))
+	resp, err := answered(d.base(), req, withHeader(req, a.Body, a.Trailer, "Dpop", text))
 	if err == nil {
 		d.nonces.learn(req, resp)
 	}

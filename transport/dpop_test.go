@@ -676,6 +676,63 @@ func TestARequestWhoseProofIsRefusedIsSentAgainIfItIsIdempotent(t *testing.T) {
 	}
 }
 
+// A failingKey signs so many times, and then no more.
+type failingKey struct {
+	crypto.Signer
+	left int
+}
+
+func (k *failingKey) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	if k.left--; k.left < 0 {
+		return nil, errors.New("the HSM is away")
+	}
+	return k.Signer.Sign(r, digest, o)
+}
+
+// That it was not sent at all may be a reason to send it again.
+func TestAKeyThatFailsLaterDoesNotMeanThatNothingWasSent(t *testing.T) {
+	bound := tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+		token, err := oldThenNew(ctx, old)
+		token.TokenType = "DPoP"
+		return token, err
+	})
+	for challenge, signs := range map[string]int{"invalid_dpop_proof": 1, "invalid_token": 1, "": 0} {
+		for _, below := range []bool{false, true} {
+			if !below && challenge == "invalid_token" {
+				continue // for Auth
+			}
+			s := &nonceServer{answer: func(_ int, _ *http.Request, resp *http.Response) {
+				resp.StatusCode = 401
+				resp.Header.Set("WWW-Authenticate", fmt.Sprintf("DPoP error=%q", challenge))
+			}}
+			var rt http.RoundTripper = &transport.DPoP{Key: &failingKey{p256, signs}, Base: s}
+			if below {
+				rt = &transport.Auth{Source: bound, Base: rt}
+			}
+			req, _ := http.NewRequest("PUT", "https://api.example", strings.NewReader("body"))
+			_, err := rt.RoundTrip(req)
+			e, ok := errors.AsType[*transport.Error](err)
+			if want := 401 * signs; !ok || e.StatusCode != want || len(s.seen) != signs || !strings.Contains(e.Error(), "HSM") {
+				t.Errorf("%q, below Auth: %v: sent %d times, error %v, want one with the status %d", challenge, below, len(s.seen), err, want)
+			}
+		}
+	}
+}
+
+func TestAnErrorBelowAuthKeepsItsStatus(t *testing.T) {
+	sent := 0
+	auth := &transport.Auth{Source: tokensource.Func(oldThenNew), Base: roundTripper(func(*http.Request) (*http.Response, error) {
+		if sent++; sent == 2 {
+			return nil, &transport.Error{StatusCode: 403, Err: errors.New("of another Auth")}
+		}
+		return bodyAnswer(401, strings.NewReader("")), nil
+	})}
+	_, _, err := get(t, auth)
+	if e, ok := errors.AsType[*transport.Error](err); !ok || e.StatusCode != 403 {
+		t.Errorf("got %v, want the error with status 403", err)
+	}
+}
+
 func TestTheTrailersGoWithEachProof(t *testing.T) {
 	for _, answers := range []string{"", "n"} {
 		var came []string

@@ -294,25 +294,55 @@ func TestAnAPIThatRefusesEverythingCausesFewRefreshesAndIsHeard(t *testing.T) {
 	})
 }
 
-// Not every 401 is about the token; but none shows that it is good.
-func TestARefusalOfSomethingElseDoesNotProveAToken(t *testing.T) {
+// A row of refusals goes on with errors between them: they don't show that a
+// token is good. What shows it ends the row.
+func TestOnlyAnAnswerWithoutAnErrorProvesAToken(t *testing.T) {
+	for status, proves := range map[int]bool{200: true, 204: true, 304: true, 399: true, 400: false, 401: false, 403: false, 407: false, 429: false, 503: false} {
+		synctest.Test(t, func(t *testing.T) {
+			tokens := new(issuer)
+			answers := 0
+			auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}}
+			auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+				if answers++; answers%2 == 1 {
+					return bodyAnswer(401, strings.NewReader("")), nil
+				}
+				resp := bodyAnswer(status, strings.NewReader(""))
+				resp.Header.Set("WWW-Authenticate", `Bearer error="insufficient_user_authentication"`)
+				return resp, nil
+			})
+			for range 100 {
+				get(t, auth)
+				time.Sleep(10 * time.Millisecond)
+			}
+			if got := tokens.issued.Load(); proves != (got > 90) || !proves && got > 3 {
+				t.Errorf("%d: %d token requests in a second", status, got)
+			}
+		})
+	}
+}
+
+// Between revocations that are days apart, the API answers nothing but errors.
+func TestARowOfRefusalsEndsAfterFourMinutesWithoutOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := new(issuer)
-		refusals := 0
-		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}}
-		auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
-			resp := bodyAnswer(401, strings.NewReader(""))
-			if refusals++; refusals%2 == 0 {
-				resp.Header.Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
-			}
-			return resp, nil
-		})
-		for range 1000 {
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}, Base: &api{likes: func(string) bool { return false }}}
+		refreshes := func(after time.Duration) bool {
+			t.Helper()
+			time.Sleep(after)
+			before := tokens.issued.Load()
 			get(t, auth)
-			time.Sleep(10 * time.Millisecond)
+			return tokens.issued.Load() > before
 		}
-		if got := tokens.issued.Load(); got > 6 {
-			t.Errorf("%d token requests in 10s, want at most 6", got)
+		get(t, auth)
+		for range 5 { // of a row the next would last for 4, 8, 16 and 32 s
+			if refreshes(1900 * time.Millisecond) {
+				t.Error("a token was replaced on probation")
+			}
+			if !refreshes(5*time.Minute) || !refreshes(2*time.Second) {
+				t.Error("the row goes on")
+			}
+			time.Sleep(5 * time.Minute)
+			get(t, auth)
 		}
 	})
 }

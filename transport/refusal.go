@@ -44,9 +44,10 @@ func curable(resp *http.Response) bool {
 
 // A guard keeps an API that refuses every token from causing a refresh for
 // every request. A token that was fetched because an origin refused another is
-// on probation there until a response that is not a 401 does not refuse it.
-// Refused on probation, it may be replaced only some time after it was fetched:
-// 2 s, and twice as long for each such token in a row, up to 2 minutes.
+// on probation there until an answer below 400 does not refuse it: other errors
+// prove no token. Refused on probation, it may be replaced only some time after it
+// was fetched: 2 s, and twice as long for each such token in a row, up to 2 minutes.
+// A row ends when no token was put on probation for 4 minutes.
 //
 // The Cache could not do this: there, an API that refuses everything would
 // starve the others.
@@ -55,6 +56,7 @@ type guard struct {
 
 	mu     sync.Mutex // guards what follows
 	tokens map[sighting]probation
+	lapse  time.Time // when all of it may be forgotten
 }
 
 // A sighting is a token at an origin, the token as a hash so that none is kept.
@@ -103,6 +105,7 @@ func (g *guard) accept(req *http.Request, token *tokensource.Token) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.forget(time.Now())
 	s := sight(req, token)
 	if g.tokens[s].active() {
 		// It stays known, so that a late refusal of the token before does not
@@ -116,6 +119,8 @@ func (g *guard) accept(req *http.Request, token *tokensource.Token) {
 func (g *guard) watch(req *http.Request, old, next *tokensource.Token) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Now()
+	g.forget(now)
 	s := sight(req, next)
 	if p, known := g.tokens[s]; known && !p.gone {
 		return
@@ -128,8 +133,18 @@ func (g *guard) watch(req *http.Request, old, next *tokensource.Token) {
 		g.evict()
 	}
 	wait := min(shortestProbation<<min(level-1, 10), longestProbation)
-	g.tokens[s] = probation{level: level, until: time.Now().Add(wait)}
+	g.tokens[s] = probation{level: level, until: now.Add(wait)}
+	g.lapse = now.Add(2 * longestProbation)
 	g.watching.Add(1)
+}
+
+// forget forgets everything, if the last probation began long enough ago; g.mu
+// is held.
+func (g *guard) forget(now time.Time) {
+	if !now.Before(g.lapse) {
+		clear(g.tokens)
+		g.watching.Store(0)
+	}
 }
 
 // replaced notes that another token took the place of s, which may come back;

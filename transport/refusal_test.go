@@ -200,7 +200,7 @@ func TestALateRefusalOfTheTokenBeforeDoesNotPutAProvedOneOnProbation(t *testing.
 func TestAnErrorTellsWhetherTheRequestWasSent(t *testing.T) {
 	for status, want := range map[int]string{
 		0:   "transport: the request was not sent: why",
-		401: "transport: the token was refused with status 401, and no other came: why",
+		401: "transport: the request was refused with status 401, and not sent again: why",
 	} {
 		if got := (&transport.Error{StatusCode: status, Err: errors.New("why")}).Error(); got != want {
 			t.Errorf("got %q, want %q", got, want)

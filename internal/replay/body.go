@@ -197,7 +197,7 @@ func (b *Body) Close() {
 }
 
 // Done gives back the memory budget. Attempts may go on. It releases a Body
-// that nothing was decided of, because something panicked.
+// that nothing was decided of.
 func (b *Body) Done() {
 	if b == nil {
 		return

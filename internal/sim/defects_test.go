@@ -120,11 +120,9 @@ var defects = []defect{
 	{"a refusal of the second attempt causes a third", "transport/auth.go", []string{
 		`	if err == nil {
 		a.refused(req, resp, next)
-	}
-	return resp, err`, `	if err == nil && a.refused(req, resp, next) {
+	}`, `	if err == nil && a.refused(req, resp, next) {
 		return a.again(req, resp, body, next)
-	}
-	return resp, err`}},
+	}`}},
 	{"the token follows a redirect", "transport/origin.go", []string{
 		`hop == nil || hop.URL == nil || origin.Of(hop.URL) != origin.Of(req.URL)`, `hop == nil`}},
 	{"the refused response is waited for beyond the deadline", "transport/attempt.go", []string{
