@@ -4,9 +4,10 @@
 //	go -C internal/peers run .
 //
 // All but the accepted request is sent over loopback, to servers in a process of
-// their own, which speak each peer's protocol. What is a time or a rate is in relation to the bare
-// base, an http.Client whose requests have a token already, which is measured in
-// turn with each. It takes a quarter of an hour, and wants the machine for itself.
+// their own, which speak each peer's protocol. What is a time or a rate is in
+// relation to the bare base, an http.Client whose requests have a token already,
+// which is measured in turn with each. It takes a quarter of an hour, and wants
+// the machine for itself.
 //
 // The flags:
 //
