@@ -71,10 +71,10 @@ func newSoakAPI(s *soak, config *tls.Config) *soakAPI {
 	return a
 }
 
-// begin starts a server on the listener that stays.
+// begin starts a server on the listener that stays. Each changes its TLSConfig.
 func (a *soakAPI) begin() {
 	g := &generation{api: a, stopped: make(chan struct{}), conns: make(map[*stallable]struct{})}
-	g.server = &http.Server{Handler: a, TLSConfig: a.config, ErrorLog: log.New(io.Discard, "", 0)}
+	g.server = &http.Server{Handler: a, TLSConfig: a.config.Clone(), ErrorLog: log.New(io.Discard, "", 0)}
 	a.mu.Lock()
 	a.current = g
 	a.mu.Unlock()
