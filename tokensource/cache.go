@@ -142,11 +142,25 @@ func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 		switch {
 		case f.err == errSuperseded:
 		case f.err != nil:
-			return c.insteadOf(f.err, old)
+			if token := c.Peek(ctx, old); token != nil {
+				return token, nil
+			}
+			return nil, f.err
 		default:
 			return f.token, nil
 		}
 	}
+}
+
+// Peek returns the current token if it is good and another one than old, else
+// nil. It neither waits nor asks the Source.
+func (c *Cache) Peek(_ context.Context, old *Token) *Token {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.usable(time.Now()) && !c.current.same(old) {
+		return c.current
+	}
+	return nil
 }
 
 // look decides: a token or an error at once, or a flight to wait for.
@@ -176,16 +190,6 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *flight, error) {
 		c.start(ctx, Expired, now)
 	}
 	return nil, c.join(refused, now), nil
-}
-
-// insteadOf answers a caller whose refresh failed.
-func (c *Cache) insteadOf(err error, old *Token) (*Token, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.usable(time.Now()) && !c.current.same(old) {
-		return c.current, nil
-	}
-	return nil, err
 }
 
 // usable reports whether current may be served at now; c.mu is held.

@@ -1283,3 +1283,25 @@ func TestATokenThatComesAtTheTimeoutIsNoFailure(t *testing.T) {
 		})
 	}
 }
+
+func TestPeekReturnsWhatIsThereAndAsksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(0, time.Hour)
+		c := &tokensource.Cache{Source: s}
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v of an empty Cache, want nil", got)
+		}
+		first, err := c.Token(t.Context(), nil)
+		wantToken(t, first, err, "token-1")
+		wantToken(t, c.Peek(t.Context(), nil), nil, "token-1")
+		wantToken(t, c.Peek(t.Context(), &Token{AccessToken: "older"}), nil, "token-1")
+		if got := c.Peek(t.Context(), first); got != nil {
+			t.Errorf("got %v, want nil: there is no other token", got)
+		}
+		time.Sleep(time.Hour)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v after its Expiry, want nil", got)
+		}
+		wantCalls(t, s, 1)
+	})
+}

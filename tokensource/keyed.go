@@ -65,6 +65,24 @@ func (k *Keyed[K]) Token(ctx context.Context, old *Token) (token *Token, err err
 	return token, err
 }
 
+// Peek returns what [Cache.Peek] of ctx's key does. A key without a Cache has no
+// token, and gets no Cache by this.
+func (k *Keyed[K]) Peek(ctx context.Context, old *Token) *Token {
+	if k.Key == nil {
+		return nil
+	}
+	key, err := k.Key(ctx)
+	if err != nil {
+		return nil
+	}
+	e := k.find(key)
+	if e == nil {
+		return nil
+	}
+	defer e.users.Add(-1)
+	return e.cache.Peek(ctx, old)
+}
+
 // Set hands the token to the Cache of ctx's key, see [Cache.Set].
 func (k *Keyed[K]) Set(ctx context.Context, token *Token) error {
 	return k.with(ctx, func(c *Cache) error { return c.Set(ctx, token) })

@@ -428,3 +428,25 @@ func BenchmarkKeyed(b *testing.B) {
 		}
 	})
 }
+
+func TestPeekOfAKeyAsksItsCacheAndMakesNone(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+	first, err := k.Token(a, nil)
+	wantToken(t, first, err, "a-1")
+	wantToken(t, k.Peek(a, nil), nil, "a-1")
+	for name, got := range map[string]*Token{
+		"the same key, the same token": k.Peek(a, first),
+		"a key without a Cache":        k.Peek(b, nil),
+		"a context without a key":      k.Peek(t.Context(), nil),
+		"a Keyed without Key":          new(tokensource.Keyed[string]).Peek(a, nil),
+	} {
+		if got != nil {
+			t.Errorf("%s: got %v, want nil", name, got)
+		}
+	}
+	if calls.Load() != 1 {
+		t.Errorf("the sources were called %d times, want 1", calls.Load())
+	}
+}
