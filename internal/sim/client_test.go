@@ -279,7 +279,7 @@ func (w *world) probe(p *process) {
 		c := w.newCall(p, w.draw("probe", p.n))
 		c.late, c.redirects = true, false
 		most := int64(math.MaxInt64)
-		for _, bound := range []int64{w.maxBody, w.maxMemory, 20_000} {
+		for _, bound := range []int64{w.maxBody, w.maxMemory, maxContent} {
 			if bound > 0 {
 				most = min(most, bound)
 			}

@@ -11,7 +11,7 @@
 // early, late and rudely as net/http's transports can.
 //
 //	go test ./internal/sim                                 1,000 seeds
-//	go test ./internal/sim -run Simulation -seeds 20000    more
+//	go test ./internal/sim -run Simulation -seeds 40000    more
 //	go test ./internal/sim -run Simulation -seed 4711 -v   one, with its log
 //
 // A seed that fails is printed with its log. The schedule is the seed's alone; the

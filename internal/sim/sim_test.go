@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ var (
 )
 
 func TestSimulation(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // hardly anything lives on, so that a larger heap is cheaper
 	if *only != 0 {
 		again(t, *only)
 		return

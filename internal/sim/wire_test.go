@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +23,8 @@ func (w *world) wires(p *process) (base http.RoundTripper, token *http.Client) {
 	base = wire{w, p}
 	var issuer http.RoundTripper = endpoint{w, p}
 	if w.dpop {
-		base = &transport.DPoP{Key: keys(), Base: base}
-		issuer = &transport.DPoP{Key: keys(), Base: issuer}
+		base = &transport.DPoP{Key: signer{}, Base: base}
+		issuer = &transport.DPoP{Key: signer{}, Base: issuer}
 	}
 	return base, &http.Client{Transport: issuer}
 }
@@ -91,16 +93,15 @@ type sending struct {
 	stop      chan struct{} // closed when nobody wants more of the body
 	done      chan struct{} // closed when the body is read and closed
 
-	got   []byte // all set before done
-	whole bool
-	err   error
+	got int // bytes of the body; this and err are set before done
+	err error
 }
 
 // arrive checks the request as it was sent; w.mu is held.
 func (s *sending) arrive(p *process) {
 	w, now := s.w, time.Now()
-	var id int
-	if _, err := fmt.Sscan(s.req.Header.Get("X-Id"), &id); err != nil {
+	id, err := strconv.Atoi(s.req.Header.Get("X-Id"))
+	if err != nil {
 		panic("sim: a request without a number")
 	}
 	c := w.calls[id]
@@ -176,18 +177,18 @@ func (s *sending) read() {
 	d := s.w.draw("read", s.call.id, s.n)
 	defer s.closeBody()
 	if s.req.Body == nil {
-		s.whole = true
 		return
 	}
-	size, slow := 1+d.IntN(5000), d.chance(0.3)
+	size, slow := 1+d.IntN(maxBuffer), d.chance(0.3)
 	if body, ok := s.req.Body.(io.WriterTo); ok && s.req.ContentLength < 0 && d.chance(0.5) {
 		s.copy(body, slow, d)
 		return
 	}
-	buffer := make([]byte, size)
+	buffer := buffers.Get().(*[maxBuffer]byte)
+	defer buffers.Put(buffer)
 	for !s.stopped() {
-		n, err := s.req.Body.Read(buffer)
-		s.got = append(s.got, buffer[:n]...)
+		n, err := s.req.Body.Read(buffer[:size])
+		s.arrived(buffer[:n])
 		switch {
 		case err == io.EOF:
 			s.end()
@@ -195,7 +196,7 @@ func (s *sending) read() {
 		case err != nil:
 			s.err = err
 			return
-		case s.req.ContentLength > 0 && int64(len(s.got)) == s.req.ContentLength && size%2 == 0:
+		case s.req.ContentLength > 0 && int64(s.got) == s.req.ContentLength && size%2 == 0:
 			s.end() // the server has it all, and needs to see no EOF
 			return
 		}
@@ -205,13 +206,29 @@ func (s *sending) read() {
 	}
 }
 
+// buffers are what bodies are read into. Nothing but the Read may keep one.
+var buffers = sync.Pool{New: func() any { return new([maxBuffer]byte) }}
+
+const maxBuffer = 5000
+
+// arrived checks a piece of the body.
+func (s *sending) arrived(piece []byte) {
+	whole := s.call.content
+	if at := min(s.got, len(whole)); !bytes.HasPrefix(whole[at:], piece) {
+		s.w.mu.Lock()
+		s.w.broken("request %d, %d: other bytes than the body's after %d", s.call.id, s.n, at)
+		s.w.mu.Unlock()
+	}
+	s.got += len(piece)
+}
+
 // copy reads the body as net/http does one of unknown length over HTTP/1.1.
 func (s *sending) copy(body io.WriterTo, slow bool, d *dice) {
 	_, err := body.WriteTo(writer(func(p []byte) (int, error) {
 		if s.stopped() {
 			return 0, errStuck
 		}
-		s.got = append(s.got, p...)
+		s.arrived(p)
 		if slow {
 			time.Sleep(d.upTo(s.w.way() / 4))
 		}
@@ -230,11 +247,10 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // end checks a body that looks whole.
 func (s *sending) end() {
-	s.whole = true
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	if !bytes.Equal(s.got, s.call.content) {
-		s.w.broken("request %d, %d: %d bytes look like the whole body of %d", s.call.id, s.n, len(s.got), len(s.call.content))
+	if s.got != len(s.call.content) {
+		s.w.broken("request %d, %d: %d bytes look like the whole body of %d", s.call.id, s.n, s.got, len(s.call.content))
 	}
 	if s.call.body != nil && s.call.body.trailer != nil && s.req.Trailer.Get("X-Sum") != "whole" && s.req.ContentLength < 0 {
 		s.w.broken("request %d, %d: the trailer did not come", s.call.id, s.n)
@@ -453,8 +469,7 @@ func (w *world) proof(req *http.Request, server string, p *process) int {
 		return 0
 	}
 	w.proofs[claims.Jti] = true
-	nonce := 0
-	fmt.Sscanf(claims.Nonce, server+"-%d", &nonce) // another server's is none
+	nonce := nonceOf(claims.Nonce, server)
 	if known := knownBefore(p.nonces[server], time.Now()); nonce < known {
 		w.broken("%s: a proof has nonce %d, though %d was known", server, nonce, known)
 	}
@@ -479,12 +494,18 @@ func (w *world) demand(req *http.Request, server string, nonce int) *http.Respon
 	return resp
 }
 
+// nonceOf returns the number of a nonce; zero if it is none of the server's.
+func nonceOf(text, server string) int {
+	number, _ := strings.CutPrefix(text, server+"-")
+	n, _ := strconv.Atoi(number)
+	return n
+}
+
 const issuerName = "issuer.test"
 
 // learns notes the nonce of a response that has arrived; w.mu is held.
 func (p *process) learns(server string, resp *http.Response) {
-	var nonce int
-	if n, _ := fmt.Sscanf(resp.Header.Get("DPoP-Nonce"), server+"-%d", &nonce); n == 1 {
+	if nonce := nonceOf(resp.Header.Get("DPoP-Nonce"), server); nonce > 0 {
 		p.nonces[server] = append(p.nonces[server], sighting{time.Now(), nonce})
 	}
 }

@@ -2,11 +2,13 @@ package sim_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	randv2 "math/rand/v2"
 	"strings"
 	"sync"
@@ -115,10 +117,16 @@ func (w *world) draw(what string, n ...int) *dice {
 		h = (h ^ uint64(n)) * 0x9e3779b97f4a7c15
 		h ^= h >> 29
 	}
-	return &dice{randv2.New(randv2.NewPCG(h, 1))}
+	d := new(dice)
+	d.pcg.Seed(h, 1)
+	d.Rand = *randv2.New(&d.pcg)
+	return d
 }
 
-type dice struct{ *randv2.Rand }
+type dice struct {
+	randv2.Rand
+	pcg randv2.PCG
+}
 
 func (d *dice) chance(p float64) bool { return d.Float64() < p }
 
@@ -328,13 +336,27 @@ type fault string
 
 func (f fault) Error() string { return string(f) }
 
-// keys are few, for to make one costs more than to play a world.
-var keys = sync.OnceValue(func() *ecdsa.PrivateKey {
+// A signer signs at no cost: the servers do not verify the signature.
+type signer struct{}
+
+func (signer) Public() crypto.PublicKey { return key().Public() }
+
+func (signer) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return signature(), nil }
+
+var key = sync.OnceValue(func() *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
 	}
 	return key
+})
+
+var signature = sync.OnceValue(func() []byte {
+	signature, err := key().Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+	if err != nil {
+		panic(err)
+	}
+	return signature
 })
 
 var errStuck = errors.New("the body was closed")
