@@ -165,12 +165,12 @@ func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, 
 	if err != nil || u.Host == "" {
 		return nil, errors.New("tokensource: Endpoint.URL is not an absolute URL")
 	}
-	if !e.AllowHTTP && !origin.Private(u) {
-		return nil, fmt.Errorf("tokensource: Endpoint.URL: %s to %s is not encrypted, and Endpoint.AllowHTTP is not set", u.Scheme, u.Host)
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, errors.New("tokensource: Endpoint.URL is not a URL")
+	}
+	if err := origin.CheckPrivate(e.client().Transport, req); err != nil && !e.AllowHTTP {
+		return nil, fmt.Errorf("tokensource: Endpoint.URL: %w, and Endpoint.AllowHTTP is not set", err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")

@@ -1,9 +1,11 @@
 package transport
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,12 @@ import (
 type outgoing struct {
 	http.Request
 	value [1]string
+}
+
+// So they are with a body that GetBody can make again.
+type outgoingUpload struct {
+	outgoing
+	body replay.Gated
 }
 
 // has reports whether the caller has set a header, by one of its spellings. To
@@ -32,7 +40,15 @@ func has(header http.Header, spellings ...string) bool {
 // Request.Clone: that copies Trailer, which net/http must see change when the
 // body ends, and every value of the header, which no RoundTripper may change.
 func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name, value string) *http.Request {
-	out := &outgoing{Request: *req, value: [1]string{value}}
+	var out *outgoing
+	if replay.Large(req) {
+		upload := new(outgoingUpload)
+		body = upload.body.Of(req, body)
+		out = &upload.outgoing
+	} else {
+		out = new(outgoing)
+	}
+	out.Request, out.value[0] = *req, value
 	out.Body, out.Trailer = body, trailer
 	out.Header = maps.Clone(req.Header)
 	if out.Header == nil {
@@ -46,6 +62,9 @@ func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name
 // token, and with the chain of redirects that the next hop is judged by.
 func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, error) {
 	resp, err := base.RoundTrip(out)
+	if body, ok := out.Body.(interface{ Answered() }); ok {
+		body.Answered()
+	}
 	if resp != nil {
 		resp.Request = req
 	} else if err == nil {
@@ -54,13 +73,44 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 	return resp, err
 }
 
-// discard closes a refused response. If its request was sent to the end, it
-// reads the rest first, so that the connection can be used again: at most 64
-// KiB, for at most 50 ms, and not beyond the request's context.
+// discard closes a refused response whose request is sent again.
 //
-// If it was not, neither may be waited for while a Read of the caller's body is
-// in progress: with HTTP/2, Close waits for it.
-func discard(resp *http.Response, next replay.Next) {
+// After a small request it reads the rest first, so that the connection can be
+// used again: at most 64 KiB, for at most 50 ms, and not beyond the request's
+// context.
+//
+// After an upload it makes sure that the connection is not used again. A server
+// or proxy that refused early closes it a moment later, or never reads on: nginx,
+// HAProxy, Squid, lighttpd and others do. A response of HTTP/1.1 that has a body
+// keeps its connection out of the pool until it is closed, which ends it unless
+// the body was read. Other connections may be back there, and base can only be
+// told to close all that are idle.
+func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
+	if next.Small {
+		drain(resp, next)
+		return
+	}
+	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0
+	resp.ContentLength = math.MaxInt64 // Go 1.27 reads up to 256 KiB of what is closed
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+		if pooled {
+			closeIdle(base)
+		}
+	}()
+	if !next.Reading {
+		await(resp.Request.Context(), closed)
+	}
+}
+
+// drain closes a response; if its request was sent to the end, it reads the rest
+// first. It does not read what net/http decompresses: that would hold up Close
+// for as long as nothing comes (as of Go 1.26).
+func drain(resp *http.Response, next replay.Next) {
 	if resp.Body == nil {
 		return // http.Client lets a RoundTripper do that
 	}
@@ -73,27 +123,51 @@ func discard(resp *http.Response, next replay.Next) {
 	}
 	go func() {
 		defer close(closed)
-		if next.Sent {
+		if next.Sent && !resp.Uncompressed {
 			io.CopyN(io.Discard, resp.Body, 64<<10)
 		}
 		closeBody()
 	}()
 	if next.Reading && !next.Sent {
-		return
+		return // with HTTP/2, Close waits for the caller's body
 	}
+	if !await(resp.Request.Context(), closed) {
+		go closeBody()
+	}
+}
+
+// await waits until done is closed, for at most 50 ms, and reports whether it is.
+func await(ctx context.Context, done <-chan struct{}) bool {
 	timer := time.NewTimer(50 * time.Millisecond)
 	defer timer.Stop()
 	select {
-	case <-closed:
-		return
+	case <-done:
+		return true
 	case <-timer.C:
-	case <-resp.Request.Context().Done():
+	case <-ctx.Done():
 	}
-	go closeBody()
+	return false
 }
 
+// abandon closes a response that nobody gets, and does not wait.
+func abandon(resp *http.Response) {
+	if resp.Body != nil {
+		go resp.Body.Close()
+	}
+}
+
+// closeIdle closes the idle connections of base, or of the next layer below it
+// that can.
 func closeIdle(base http.RoundTripper) {
-	if c, ok := base.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+	for range maxHops { // layers that lie could go round in circles
+		switch b := base.(type) {
+		case interface{ CloseIdleConnections() }:
+			b.CloseIdleConnections()
+			return
+		case interface{ WrappedRoundTripper() http.RoundTripper }:
+			base = b.WrappedRoundTripper()
+		default:
+			return
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -74,7 +73,7 @@ type Auth struct {
 	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB.
 	MaxMemory int64
 
-	header atomic.Pointer[header]
+	last   atomic.Pointer[credentials]
 	budget replay.Budget
 	guard  guard
 }
@@ -89,39 +88,33 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !carries {
 		return answered(a.base(), req, req)
 	}
-	token, value, err := a.token(req.Context(), nil)
+	bearer, err := a.ask(req.Context(), nil)
 	if err != nil {
 		return a.fail(req, err)
 	}
 	body := replay.New(req, a.limits(), &a.budget)
 	defer body.Done()
-	resp, err := a.send(req, body.First(req), req.Trailer, value)
-	if err != nil || !a.refused(req, resp, token) {
+	resp, refused, err := a.send(req, replay.Next{Body: body.First(req), Trailer: req.Trailer}, bearer)
+	if !refused {
 		body.Release()
 		return resp, err
 	}
-	return a.again(req, resp, body, token)
+	return a.again(req, resp, body, bearer)
 }
 
 // again answers a refusal: with a second attempt, or with the refusal itself.
-func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, token *tokensource.Token) (*http.Response, error) {
-	if !a.guard.allows(req, token) {
-		body.Release()
-		return resp, nil
-	}
+func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, bearer *credentials) (*http.Response, error) {
 	replayable := body.Hold(req)
-	next, value, err := a.token(req.Context(), token)
-	switch {
-	case err == nil && next.AccessToken != token.AccessToken:
-		a.guard.watch(req, token, next)
-	case err == nil:
-		replayable = false
-	case replayable:
+	next, caused, err := a.another(req, bearer)
+	if err != nil && replayable {
 		body.Close()
-		discard(resp, replay.Next{Reading: true})
+		abandon(resp)
 		return nil, &Error{resp.StatusCode, err}
 	}
-	if !replayable { // a new token is for those who come next
+	if next == nil || !replayable { // a new token is for those who come next
+		if caused {
+			a.guard.uncured(req, next.token, false)
+		}
 		body.Release()
 		return resp, nil
 	}
@@ -129,38 +122,77 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	if err != nil {
 		return resp, nil
 	}
-	discard(resp, second)
+	discard(a.base(), resp, second)
 	status := resp.StatusCode
-	resp, err = a.send(req, second.Body, second.Trailer, value)
-	if err == nil {
-		a.refused(req, resp, next)
-	} else if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
+	resp, refused, err := a.send(req, second, next)
+	switch {
+	case !caused || err != nil:
+	case refused || resp.StatusCode >= 400:
+		a.guard.uncured(req, next.token, refused)
+	default:
+		a.guard.cured(req, next.token)
+	}
+	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
 		err = &Error{status, e.Err}
 	}
 	return resp, err
 }
 
-// send sends the request with the token.
-func (a *Auth) send(req *http.Request, body io.ReadCloser, trailer http.Header, authorization string) (*http.Response, error) {
-	return answered(a.base(), req, withHeader(req, body, trailer, "Authorization", authorization))
+// another returns other credentials than those that were refused, and whether
+// the refusal caused them: as far as Auth can tell, nobody had them before. Nil
+// means that there are none, or that the guard does not let the Source be asked.
+func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, caused bool, err error) {
+	ctx, last := req.Context(), a.last.Load()
+	s, peeks := a.Source.(peeker)
+	if peeks {
+		if token := s.Peek(ctx, old.token); token != nil {
+			next, err = a.credentials(token)
+			return next, false, err
+		}
+	}
+	guarded := !peeks || s.Peek(ctx, nil) != nil // else the next token is due anyway
+	if guarded && !a.guard.allows(req, old.token) {
+		return nil, false, nil
+	}
+	next, err = a.ask(ctx, old.token)
+	if err != nil || next.token.AccessToken == old.token.AccessToken {
+		return nil, false, err
+	}
+	caused = guarded && (last == nil || next.token.AccessToken != last.token.AccessToken)
+	if caused {
+		a.guard.caused(next.token)
+	}
+	return next, caused, nil
 }
 
-// refused reads what a response says of the token it was sent with.
-func (a *Auth) refused(req *http.Request, resp *http.Response, token *tokensource.Token) bool {
+// A peeker is a Source that tells which token it has, without asking for one:
+// see [tokensource.Cache.Peek].
+type peeker interface {
+	Peek(ctx context.Context, old *tokensource.Token) *tokensource.Token
+}
+
+// send sends an attempt, and reports whether the response refuses the token.
+func (a *Auth) send(req *http.Request, attempt replay.Next, c *credentials) (resp *http.Response, refused bool, err error) {
+	out := withHeader(req, attempt.Body, attempt.Trailer, "Authorization", c.header)
+	resp, err = answered(a.base(), req, out)
+	if err != nil {
+		return resp, false, err
+	}
 	if a.NewToken != nil {
-		a.take(req.Context(), a.NewToken(resp), token)
+		a.take(req.Context(), a.NewToken(resp), c.token)
 	}
-	refused := a.Refused
-	if refused == nil {
-		refused = Unauthorized
+	refused = a.refuses(resp)
+	if !refused && resp.StatusCode < 400 { // other errors prove no token
+		a.guard.accepted(req, c.token)
 	}
-	if refused(resp) {
-		return true
+	return resp, refused, nil
+}
+
+func (a *Auth) refuses(resp *http.Response) bool {
+	if a.Refused != nil {
+		return a.Refused(resp)
 	}
-	if resp.StatusCode < 400 {
-		a.guard.accept(req, token)
-	}
-	return false
+	return Unauthorized(resp)
 }
 
 // take hands a token that came with a response to the Source.
@@ -175,24 +207,38 @@ func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 	}
 }
 
-// token asks the Source, and makes the header's value.
-func (a *Auth) token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, string, error) {
+// Credentials are a token and the header's value that was made of it.
+type credentials struct {
+	token  *tokensource.Token
+	header string
+}
+
+// ask asks the Source for another token than old.
+func (a *Auth) ask(ctx context.Context, old *tokensource.Token) (*credentials, error) {
 	if a.Source == nil {
-		return nil, "", errors.New("Auth.Source is nil")
+		return nil, errors.New("Auth.Source is nil")
 	}
 	token, err := a.Source.Token(ctx, old)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	if h := a.header.Load(); h != nil && h.token == token {
-		return token, h.value, nil
+	return a.credentials(token)
+}
+
+// credentials returns those of a token. The last are remembered, so that the next
+// request with the token need not make them.
+func (a *Auth) credentials(token *tokensource.Token) (*credentials, error) {
+	if last := a.last.Load(); last != nil && last.token == token {
+		return last, nil
 	}
-	value, err := a.authorization(token)
+	header, err := a.authorization(token)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	a.header.Store(&header{token, value})
-	return token, value, nil
+	c := &credentials{token, header}
+	a.last.Store(c)
+	a.guard.see(token)
+	return c, nil
 }
 
 // authorization makes the header's value. A token that is bound to a key goes
@@ -211,13 +257,6 @@ func (a *Auth) authorization(token *tokensource.Token) (string, error) {
 	return strings.Replace(value, "Bearer", "DPoP", 1), err
 }
 
-// header remembers the value made of a token, so that the next request with it
-// need not.
-type header struct {
-	token *tokensource.Token
-	value string
-}
-
 // fail refuses to send the request.
 func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
 	if req.Body != nil {
@@ -228,6 +267,10 @@ func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
 
 // CloseIdleConnections closes the idle connections of Base, if it can.
 func (a *Auth) CloseIdleConnections() { closeIdle(a.base()) }
+
+// WrappedRoundTripper returns Base, or what is used where it is nil, for code
+// that looks for the [http.Transport] below its layers.
+func (a *Auth) WrappedRoundTripper() http.RoundTripper { return a.base() }
 
 // Format writes the types of Source and Base, whatever the verb: no secret, and
 // nothing that changes meanwhile.

@@ -65,6 +65,7 @@ func overheads(t testing.TB) []overhead {
 	}
 	kinds[0].req.Method = "GET"
 	kinds[1].req.Body = newAgain(kib)
+	kinds[1].req.ContentLength = kib
 	kinds[1].req.GetBody = func() (io.ReadCloser, error) { return newAgain(kib), nil }
 	kinds[2].req.Body = newAgain(kib)
 	return kinds

@@ -625,8 +625,8 @@ func TestConnectionIsUsedAgainWhenTheServerIsFasterThanTheEndOfTheBody(t *testin
 			return oldThenNew(ctx, old)
 		})}
 	// More than the transport's buffer, so that the bytes leave before the end is known.
-	req := postBody(t, url, &lastByte{strings.NewReader(strings.Repeat("x", 64*kib)), end})
-	req.ContentLength = 64 * kib
+	req := postBody(t, url, &lastByte{strings.NewReader(strings.Repeat("x", 8*kib)), end})
+	req.ContentLength = 8 * kib
 	reused := false
 	req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 		GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused },
@@ -637,18 +637,33 @@ func TestConnectionIsUsedAgainWhenTheServerIsFasterThanTheEndOfTheBody(t *testin
 	}
 }
 
+// direct is a body that keeps where it was read to.
+type direct struct{ into []byte }
+
+func (d *direct) Read(p []byte) (int, error) { d.into = p; return len(p), io.EOF }
+
+func (d *direct) Close() error { return nil }
+
 func TestBodyWithGetBodyIsNotCopied(t *testing.T) {
-	bodies := []io.ReadCloser{&bodyOf{Reader: strings.NewReader("a")}, &bodyOf{Reader: strings.NewReader("a")}}
-	req := postBody(t, "https://api.example", nil)
-	req.Body, req.GetBody = bodies[0], func() (io.ReadCloser, error) { return bodies[1], nil }
-	var sent []io.ReadCloser
-	auth := &transport.Auth{Source: oldThenNew, Base: roundTrip(func(req *http.Request) (*http.Response, error) {
-		sent = append(sent, req.Body)
-		return bodyAnswer(map[string]int{"Bearer old": 401, "Bearer new": 200}[req.Header.Get("Authorization")], http.NoBody), nil
-	})}
-	getsStatus(t, auth, req, 200)
-	if !slices.Equal(sent, bodies) {
-		t.Errorf("the base got the bodies %p, want the caller's own %p", sent, bodies)
+	for _, size := range []int64{1, 0, mib} { // zero: unknown
+		bodies := []*direct{{}, {}}
+		req := postBody(t, "https://api.example", nil)
+		req.ContentLength = size
+		req.Body, req.GetBody = bodies[0], func() (io.ReadCloser, error) { return bodies[1], nil }
+		sent := 0
+		auth := &transport.Auth{Source: oldThenNew, Base: roundTrip(func(req *http.Request) (*http.Response, error) {
+			buf := make([]byte, 10)
+			req.Body.Read(buf)
+			if got := bodies[sent].into; len(got) != len(buf) || &got[0] != &buf[0] {
+				t.Errorf("%d bytes, attempt %d: the base's Read did not go to the caller's body", size, sent+1)
+			}
+			if small := size == 1; small != (req.Body == bodies[sent]) {
+				t.Errorf("%d bytes, attempt %d: the base got a %T", size, sent+1, req.Body)
+			}
+			sent++
+			return bodyAnswer(map[string]int{"Bearer old": 401, "Bearer new": 200}[req.Header.Get("Authorization")], http.NoBody), nil
+		})}
+		getsStatus(t, auth, req, 200)
 	}
 }
 

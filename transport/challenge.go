@@ -24,55 +24,75 @@ type Challenge struct {
 // in order: the way to read a step-up demand (RFC 9470) or the claims that an
 // API wants. What does not follow the grammar is passed over, and hides no
 // challenge beside it. A line with which they would be more than 64 KiB is passed
-// over, too.
+// over, too, and so is what follows the first 500 challenges and parameters.
 func Challenges(resp *http.Response) []Challenge {
-	var all []Challenge
+	var p parser
 	left := maxLines
 	for _, line := range resp.Header["Www-Authenticate"] {
-		if len(line) > left {
-			continue
+		if len(line) <= left {
+			left -= len(line)
+			p.parse(line)
 		}
-		left -= len(line)
-		p := parser{rest: line}
-		all = append(all, p.challenges()...)
 	}
-	return all
+	return p.all
 }
 
-// maxLines is far above what servers send, and keeps a hostile one from making
-// millions of challenges.
-const maxLines = 64 << 10
+// Bounds of challenges, far above what servers send.
+const (
+	maxLines = 64 << 10 // bytes
+	maxItems = 500      // challenges and parameters
+)
 
-// A parser reads one header line: challenge = auth-scheme [ 1*SP ( token68 /
+// A parser reads header lines: challenge = auth-scheme [ 1*SP ( token68 /
 // #auth-param ) ], in a list with commas whose items are challenges and
 // parameters of the last challenge alike.
-type parser struct{ rest string }
-
-func (p *parser) challenges() (all []Challenge) {
-	for p.rest = strings.TrimLeft(p.rest, " \t,"); p.rest != ""; p.rest = strings.TrimLeft(p.rest, " \t,") {
-		name := p.token()
-		if value, ok := p.value(); ok && name != "" {
-			if len(all) > 0 {
-				all[len(all)-1].add(name, value)
-			}
-			p.skip()
-			continue
-		}
-		if name == "" || p.rest != "" && !strings.ContainsRune(" \t,", rune(p.rest[0])) {
-			p.skip()
-			continue
-		}
-		all = append(all, Challenge{Scheme: name, Token68: p.token68()})
-	}
-	return all
+type parser struct {
+	all   []Challenge
+	items int    // challenges and parameters so far
+	rest  string // of the line
+	begun bool   // the line has had a challenge
+	full  bool   // which has a token68, and so takes no parameters
 }
 
-func (c *Challenge) add(name, value string) {
-	if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
-		// Not a token68 after all, but a parameter without a value.
-		c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
+func (p *parser) parse(line string) {
+	p.rest, p.begun = line, false
+	for ; p.items < maxItems; p.items++ {
+		p.rest = strings.TrimLeft(p.rest, " \t,")
+		if p.rest == "" {
+			return
+		}
+		p.item()
 	}
-	if c.Token68 != "" {
+}
+
+// item reads a challenge or a parameter, or passes over what is neither.
+func (p *parser) item() {
+	name := p.token()
+	if value, ok := p.value(); ok && name != "" {
+		if p.begun {
+			p.add(&p.all[len(p.all)-1], name, value)
+		}
+		p.skip()
+		return
+	}
+	if name == "" || p.rest != "" && !strings.ContainsRune(" \t,", rune(p.rest[0])) {
+		p.skip()
+		return
+	}
+	p.all = append(p.all, Challenge{Scheme: name, Token68: p.token68()})
+	p.begun, p.full = true, false
+}
+
+// add adds a parameter to the last challenge.
+func (p *parser) add(c *Challenge, name, value string) {
+	if c.Token68 != "" && !p.full {
+		if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
+			// Not a token68 after all, but a parameter without a value.
+			c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
+		}
+		p.full = c.Token68 != ""
+	}
+	if p.full {
 		return
 	}
 	if c.Params == nil {

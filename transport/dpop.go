@@ -10,7 +10,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,30 +71,33 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
+	most := 3 // sends; a recording is good for two
+	if body != nil {
+		most = 2
+	}
 	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
-	var demanded, refused bool // what it was sent again for
-	var status int             // of the last refusal
-	for {
-		nonce := d.nonces.of(req)
+	var status int // and why, of the last refusal
+	var last string
+	known := d.nonces.of(req)
+	nonce := known
+	for sent := 1; ; sent++ {
 		resp, err := d.send(req, attempt, nonce, status)
-		switch {
-		case err != nil, body != nil && (demanded || refused): // a recording is good for one more
+		if err != nil {
 			return resp, err
-		case !demanded && wantsNonce(req, resp, nonce):
-			demanded = true
-		case !refused && provedTwice(req, resp):
-			refused = true
-		default:
-			return resp, nil
 		}
-		if !body.Hold(req) {
+		why := refusal(req, resp, nonce)
+		if why == "" || why == last || sent == most || !body.Hold(req) {
+			d.nonces.learn(req, resp, known, nonce)
 			return resp, nil
 		}
 		if attempt, err = body.Next(req); err != nil {
 			return resp, nil
 		}
-		discard(resp, attempt)
-		status = resp.StatusCode
+		discard(d.base(), resp, attempt)
+		status, last = resp.StatusCode, why
+		if n := nonceOf(resp); n != "" { // its own, not one that others use at the same time
+			nonce = n
+		}
 	}
 }
 
@@ -110,11 +112,7 @@ func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, status int) 
 		return nil, &Error{status, err}
 	}
 	proof.Sent(req.Context())
-	resp, err := answered(d.base(), req, withHeader(req, a.Body, a.Trailer, "Dpop", text))
-	if err == nil {
-		d.nonces.learn(req, resp)
-	}
-	return resp, err
+	return answered(d.base(), req, withHeader(req, a.Body, a.Trailer, "Dpop", text))
 }
 
 // proof makes the proof of a request (section 4.2).
@@ -174,14 +172,22 @@ func (d *DPoP) Thumbprint() (string, error) {
 	return d.jwk.Thumbprint(), nil
 }
 
-// boundToken returns the token that the request carries with a proof (section 7.1).
+// boundToken returns the token that the request carries with a proof (section
+// 7.1), whichever way the caller spelled the header.
 func boundToken(req *http.Request) (string, bool) {
-	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	values := req.Header["Authorization"]
+	if len(values) == 0 {
+		values = req.Header["authorization"]
+	}
+	if len(values) == 0 {
+		return "", false
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
 	return token, strings.EqualFold(scheme, "DPoP")
 }
 
-// target is htu: the target URI as the server sees it, without query and
-// fragment, normalised as origins are.
+// target is htu: the target URI as the server sees it, without query, fragment
+// and the zone of an IPv6 address (RFC 6874 section 1), normalised as origins are.
 func target(req *http.Request) (string, error) {
 	u := *req.URL
 	if req.Host != "" {
@@ -190,23 +196,12 @@ func target(req *http.Request) (string, error) {
 	if u.Opaque != "" || strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }) {
 		return "", errors.New("a proof needs a URL that is not opaque, and whose host is in ASCII")
 	}
+	if zone, end := strings.IndexByte(u.Host, '%'), strings.LastIndexByte(u.Host, ']'); strings.HasPrefix(u.Host, "[") && 0 < zone && zone < end {
+		u.Host = u.Host[:zone] + u.Host[end:]
+	}
 	o := origin.Of(&u)
 	path, _, _ := strings.Cut(u.RequestURI(), "?")
 	return o.Scheme + "://" + o.Host + path, nil
-}
-
-// wantsNonce reports whether the response refuses the proof because it lacks the
-// nonce that comes with the response: an API says so in a challenge (section 9),
-// an authorization server in the body (section 8).
-func wantsNonce(req *http.Request, resp *http.Response, sent string) bool {
-	if nonce := nonceOf(resp); nonce == "" || nonce == sent {
-		return false
-	}
-	if refusesProof(resp, useNonce) {
-		return true
-	}
-	_, api := boundToken(req)
-	return !api && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnauthorized) && errorCode(resp) == useNonce
 }
 
 // Errors of proofs (section 12.2).
@@ -215,29 +210,54 @@ const (
 	invalidProof = "invalid_dpop_proof"
 )
 
-// provedTwice reports whether the response may refuse a proof because it came
-// before: what a broken connection left unanswered, net/http and proxies send
-// again by themselves, if it does not matter how often the server acts on it.
-func provedTwice(req *http.Request, resp *http.Response) bool {
-	switch req.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return refusesProof(resp, invalidProof)
+// refusal returns why the response refuses the proof, if another proof may be
+// accepted: because it lacks the nonce that comes with the response, or because
+// it may have come before.
+func refusal(req *http.Request, resp *http.Response, sent string) string {
+	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusBadRequest {
+		return ""
 	}
-	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key") && refusesProof(resp, invalidProof)
+	nonce := nonceOf(resp)
+	switch code := proofError(req, resp); {
+	case code == useNonce && nonce != "" && nonce != sent:
+		return code
+	case code == invalidProof && resp.StatusCode == http.StatusUnauthorized && repeatable(req):
+		return code
+	}
+	return ""
 }
 
-// refusesProof reports whether an API refuses a proof with that error (section 7.1).
-func refusesProof(resp *http.Response, code string) bool {
-	return resp.StatusCode == http.StatusUnauthorized && slices.ContainsFunc(Challenges(resp), func(c Challenge) bool {
-		return strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == code
-	})
+// proofError returns the error with which the response refuses the proof, if any:
+// an API says so in a challenge, with 401 (section 9) or, as some do, with 400; an
+// authorization server in the body (section 8).
+func proofError(req *http.Request, resp *http.Response) string {
+	for _, c := range Challenges(resp) {
+		if code := c.Params["error"]; strings.EqualFold(c.Scheme, "DPoP") && (code == useNonce || code == invalidProof) {
+			return code
+		}
+	}
+	if _, api := boundToken(req); !api && nonceOf(resp) != "" {
+		return errorCode(resp)
+	}
+	return ""
+}
+
+// repeatable reports whether net/http and proxies may have sent the request twice
+// by themselves, with one proof, because a connection broke: they do if it does
+// not matter how often the server acts on it.
+func repeatable(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key")
 }
 
 // errorCode reads the error of a JSON body (RFC 6749 section 5.2) and puts the
 // body back.
 func errorCode(resp *http.Response) string {
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.Body == nil || !strings.HasSuffix(media, "json") {
+	if resp.Body == nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
 		return ""
 	}
 	var refusal struct {
@@ -295,23 +315,27 @@ func (n *nonces) of(req *http.Request) string {
 	return n.by[serverOf(req)]
 }
 
-// learn takes the nonce of a response.
-func (n *nonces) learn(req *http.Request, resp *http.Response) {
+// learn takes the nonce of the last response to a request, for the requests to
+// come. If there is none, it takes that of the proof that was accepted, unless
+// another nonce has come since the request began with the known one. A nonce that
+// a request is challenged with is not shared before: it may be good for that
+// request only.
+func (n *nonces) learn(req *http.Request, resp *http.Response, known, sent string) {
 	nonce := nonceOf(resp)
-	if nonce == "" {
-		return
-	}
 	s := serverOf(req)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if nonce == "" && resp.StatusCode < 400 && n.by[s] == known {
+		nonce = sent
+	}
+	if nonce == "" {
+		return
+	}
 	if n.by == nil {
 		n.by = make(map[server]string)
 	}
-	if _, known := n.by[s]; !known && len(n.by) >= maxNonces {
-		for victim := range n.by { // costs it one challenge
-			delete(n.by, victim)
-			break
-		}
+	if _, known := n.by[s]; !known {
+		makeRoom(n.by, maxNonces) // costs a server one challenge
 	}
 	n.by[s] = nonce
 }
@@ -328,6 +352,10 @@ func nonceOf(resp *http.Response) string {
 
 // CloseIdleConnections closes the idle connections of Base, if it can.
 func (d *DPoP) CloseIdleConnections() { closeIdle(d.base()) }
+
+// WrappedRoundTripper returns Base, or what is used where it is nil, for code
+// that looks for the [http.Transport] below its layers.
+func (d *DPoP) WrappedRoundTripper() http.RoundTripper { return d.base() }
 
 // Format writes the type of Base, whatever the verb: no secret, and nothing that
 // changes meanwhile.

@@ -14,10 +14,13 @@ func (a *Auth) carries(req *http.Request) (bool, error) {
 		return false, nil
 	}
 	ok, err := a.allowed(req)
-	if ok && !a.AllowHTTP && !origin.Private(req.URL) {
-		return false, fmt.Errorf("%s to %s is not encrypted, and Auth.AllowHTTP is not set", req.URL.Scheme, req.URL.Host)
+	if !ok || a.AllowHTTP {
+		return ok, err
 	}
-	return ok, err
+	if err := origin.CheckPrivate(a.base(), req); err != nil {
+		return false, fmt.Errorf("%w, and Auth.AllowHTTP is not set", err)
+	}
+	return true, nil
 }
 
 func (a *Auth) allowed(req *http.Request) (bool, error) {
@@ -25,10 +28,10 @@ func (a *Auth) allowed(req *http.Request) (bool, error) {
 		return sameOrigin(req), nil
 	}
 	here, found := origin.Of(req.URL), false
-	for _, s := range a.Origins {
+	for i, s := range a.Origins {
 		o, ok := origin.Parse(s)
-		if !ok {
-			return false, fmt.Errorf("Auth.Origins: %q is not an origin such as https://api.example.com", s)
+		if !ok { // and s may hold a password
+			return false, fmt.Errorf("Auth.Origins[%d] is not an origin such as https://api.example.com", i)
 		}
 		found = found || o == here
 	}
@@ -38,13 +41,16 @@ func (a *Auth) allowed(req *http.Request) (bool, error) {
 // sameOrigin reports whether the redirects that led to req stayed at one
 // origin: http.Client drops credentials on the way to another host, and a
 // transport that knows each hop alone would put them back. A chain with a hop
-// missing could have come from anywhere.
+// missing could have come from anywhere, and so could one without a beginning.
 func sameOrigin(req *http.Request) bool {
-	for hop := req; hop.Response != nil; {
+	for hop, hops := req, 0; hop.Response != nil; hops++ {
 		hop = hop.Response.Request
-		if hop == nil || hop.URL == nil || origin.Of(hop.URL) != origin.Of(req.URL) {
+		if hop == nil || hop.URL == nil || hops == maxHops || origin.Of(hop.URL) != origin.Of(req.URL) {
 			return false
 		}
 	}
 	return true
 }
+
+// maxHops is far above the ten redirects that an http.Client follows.
+const maxHops = 1000

@@ -6,13 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
 
@@ -71,130 +66,6 @@ func TestARefusalIsWhatAnotherTokenCanCure(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A crowd is many origins: each request says which token it begins with, and
-// whether its origin takes another.
-type crowd struct{ exchanged atomic.Int32 }
-
-type crowded struct{ begin, takes string }
-
-func (c *crowd) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
-	if old == nil {
-		return &tokensource.Token{AccessToken: ctx.Value(crowded{}).(crowded).begin}, nil
-	}
-	if old.AccessToken == "stale" {
-		return &tokensource.Token{AccessToken: "current"}, nil
-	}
-	c.exchanged.Add(1)
-	return &tokensource.Token{AccessToken: "next"}, nil
-}
-
-func (c *crowd) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Header.Get("Authorization") == "Bearer "+req.Context().Value(crowded{}).(crowded).takes {
-		return bodyAnswer(200, http.NoBody), nil
-	}
-	return bodyAnswer(401, http.NoBody), nil
-}
-
-func (c *crowd) send(t *testing.T, auth *transport.Auth, host string, how crowded, status int) {
-	t.Helper()
-	ctx := context.WithValue(t.Context(), crowded{}, how)
-	getsStatus(t, auth, postBody(t, "https://"+host, nil).WithContext(ctx), status)
-}
-
-func TestTokensThatProvedThemselvesAtManyOriginsDoNotEndTheProbationAtAnother(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := new(crowd)
-		auth := &transport.Auth{Source: c, Base: c}
-		c.send(t, auth, "bad.example", crowded{begin: "stale"}, 401)
-		for i := range 5000 {
-			c.send(t, auth, fmt.Sprintf("good-%d.example", i), crowded{"stale", "current"}, 200)
-			if i == 1022 || i == 1023 || i == 4999 { // the bound is 1024
-				c.send(t, auth, "bad.example", crowded{begin: "current"}, 401)
-			}
-		}
-		if got := c.exchanged.Load(); got != 0 {
-			t.Errorf("%d refreshes for an origin that refuses the newest token, want none yet", got)
-		}
-	})
-}
-
-func TestProbationsAreForgottenWhenThereAreTooMany(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := new(crowd)
-		auth := &transport.Auth{Source: c, Base: c}
-		for _, begin := range []string{"stale", "current"} {
-			if got := c.exchanged.Load(); got != 0 {
-				t.Errorf("%d refreshes at once, want none", got)
-			}
-			for i := range 1025 {
-				c.send(t, auth, fmt.Sprintf("bad-%d.example", i), crowded{begin: begin}, 401)
-			}
-		}
-		if got := c.exchanged.Load(); got == 0 || got > 100 {
-			t.Errorf("%d refreshes for 1025 origins, want one for each that was forgotten", got)
-		}
-	})
-}
-
-// A gated base holds requests for /slow, each attempt until something comes from the gate.
-type gated struct {
-	*api
-	gate chan struct{}
-}
-
-func (g *gated) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Path != "/slow" {
-		return g.api.RoundTrip(req)
-	}
-	<-g.gate
-	return bodyAnswer(map[bool]int{true: 200, false: 401}[g.likes(strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "))], http.NoBody), nil
-}
-
-func slowly(t *testing.T, auth *transport.Auth) {
-	go func() { getsStatus(t, auth, postBody(t, "https://api.example.com/slow", nil), 200) }()
-	synctest.Wait()
-}
-
-func TestALateSuccessOfTheTokenBeforeDoesNotEndAProbation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tokens, second := new(issuer), false
-		base := &gated{&api{likes: func(token string) bool { return second && token == "token-2" }}, make(chan struct{})}
-		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}, Base: base}
-		get(t, auth) // refused, and so is token-2
-		slowly(t, auth)
-		time.Sleep(2 * time.Second)
-		get(t, auth) // refused, and so is token-3
-		second = true
-		base.gate <- struct{}{}
-		synctest.Wait()
-		get(t, auth)
-		if got := tokens.issued.Load(); got != 3 {
-			t.Errorf("%d token requests, want 3: token-3 is on probation", got)
-		}
-	})
-}
-
-func TestALateRefusalOfTheTokenBeforeDoesNotPutAProvedOneOnProbation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tokens := new(issuer)
-		base := &gated{&api{likes: tokens.good}, make(chan struct{})}
-		auth := &transport.Auth{Source: &tokensource.Cache{Source: tokens}, Base: base}
-		ok(t, auth)
-		slowly(t, auth)
-		tokens.revoke()
-		ok(t, auth) // with token-2
-		base.gate <- struct{}{}
-		synctest.Wait() // the late refusal; its replay is held, too
-		tokens.revoke()
-		if err := ok(t, auth); err != nil {
-			t.Errorf("got %v, want token-2 to be replaced at once", err)
-		}
-		tokens.dead.Store(1)
-		base.gate <- struct{}{}
-		synctest.Wait()
-	})
 }
 
 func TestAnErrorTellsWhetherTheRequestWasSent(t *testing.T) {

@@ -1,6 +1,10 @@
 package origin_test
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -18,11 +22,37 @@ var canonical = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._~
 
 var port = regexp.MustCompile(`:([0-9]*)$`)
 
+// dialled is the address that net/http connects to for u, in small ASCII letters:
+// the case of others has been folded by then, or makes another name.
+func dialled(u *url.URL) (address string) {
+	dial := func(_ context.Context, _, addr string) (net.Conn, error) {
+		address = small(addr)
+		return nil, errors.New("only to see where")
+	}
+	scheme := small(u.Scheme)
+	if scheme != "http" { // net/http knows no third
+		scheme = "https"
+	}
+	base := &http.Transport{DialContext: dial, DialTLSContext: dial}
+	base.RoundTrip(&http.Request{Method: "GET", URL: &url.URL{Scheme: scheme, Host: u.Host}, Header: http.Header{}})
+	return address
+}
+
+func small(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZ", c) >= 0 {
+			b[i] = c | 0x20
+		}
+	}
+	return string(b)
+}
+
 // place is where a URL leads: scheme, host and port, read without net/url and by
 // the appendix's expression.
 func place(s string) [3]string {
 	m := components.FindStringSubmatch(s)
-	scheme, host := strings.ToLower(m[2]), strings.ToLower(m[4][strings.LastIndex(m[4], "@")+1:])
+	scheme, host := small(m[2]), small(m[4][strings.LastIndex(m[4], "@")+1:])
 	number := map[string]string{"http": "80", "https": "443"}[scheme]
 	if p := port.FindStringSubmatch(host); p != nil {
 		host = strings.TrimSuffix(host, p[0])
@@ -66,6 +96,9 @@ func FuzzParse(f *testing.F) {
 		same, want := origin.Of(u) == got, place(requested) == place(listed)
 		if same && !want || want && !same && canonical.MatchString(listed) {
 			t.Fatalf("%q and %q have the same origin: %t; they lead to %q and %q", listed, requested, same, place(listed), place(requested))
+		}
+		if same && dialled(u) != dialled(own) {
+			t.Fatalf("%q and %q have the same origin; net/http dials %q and %q", listed, requested, dialled(own), dialled(u))
 		}
 	})
 }

@@ -2,12 +2,15 @@
 package origin
 
 import (
+	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 )
 
-// An Origin is a scheme and a host with its port, case and default port normalised.
+// An Origin is a scheme and a host with its port, default port and the case of
+// ASCII letters normalised.
 type Origin struct{ Scheme, Host string }
 
 // Of returns the origin of u.
@@ -51,7 +54,7 @@ func isHost(s string) bool {
 }
 
 func normal(scheme, host string) Origin {
-	scheme, host = strings.ToLower(scheme), strings.ToLower(host)
+	scheme, host = lower(scheme), lower(host)
 	host = strings.TrimSuffix(host, ":")
 	switch scheme {
 	case "https":
@@ -62,16 +65,77 @@ func normal(scheme, host string) Origin {
 	return Origin{scheme, host}
 }
 
+// lower folds the case of ASCII letters, and nothing else. The folding of
+// Unicode makes one name of two that are not: strings.ToLower turns İ into i, and
+// net/http dials another name for the one with İ.
+func lower(s string) string {
+	for i := range len(s) {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			return lowered([]byte(s))
+		}
+	}
+	return s
+}
+
+func lowered(s []byte) string {
+	for i, c := range s {
+		if 'A' <= c && c <= 'Z' {
+			s[i] = c + ('a' - 'A')
+		}
+	}
+	return string(s)
+}
+
 // Private reports whether what is sent to u cannot be read on the way: it is
 // encrypted, or does not leave the machine.
 func Private(u *url.URL) bool {
-	if strings.EqualFold(u.Scheme, "https") {
+	if lower(u.Scheme) == "https" {
 		return true
 	}
 	host := u.Hostname()
-	if strings.EqualFold(host, "localhost") {
+	if lower(host) == "localhost" {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// CheckPrivate tells why what base sends for req can be read on the way. An
+// unencrypted request to this machine leaves it if an [http.Transport] sends it
+// by a proxy on another one: that is seen in base, and below layers that have a
+// WrappedRoundTripper method.
+func CheckPrivate(base http.RoundTripper, req *http.Request) error {
+	switch {
+	case !Private(req.URL):
+		return fmt.Errorf("%s to %s is not encrypted", req.URL.Scheme, req.URL.Host)
+	case lower(req.URL.Scheme) != "https" && leaves(base, req):
+		return fmt.Errorf("%s to %s goes unencrypted to a proxy on another machine", req.URL.Scheme, req.URL.Host)
+	}
+	return nil
+}
+
+// leaves reports whether base, or the default where it is nil, sends req by a
+// proxy on another machine.
+func leaves(base http.RoundTripper, req *http.Request) bool {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	t, ok := bottom(base).(*http.Transport)
+	if !ok || t.Proxy == nil {
+		return false
+	}
+	proxy, err := t.Proxy(req)
+	return err == nil && proxy != nil && !Private(&url.URL{Host: proxy.Host})
+}
+
+// bottom returns what is below all layers that tell.
+func bottom(base http.RoundTripper) http.RoundTripper {
+	for range 100 { // layers that lie could go round in circles
+		w, ok := base.(interface{ WrappedRoundTripper() http.RoundTripper })
+		if !ok {
+			return base
+		}
+		base = w.WrappedRoundTripper()
+	}
+	return base
 }

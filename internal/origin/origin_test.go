@@ -1,8 +1,11 @@
 package origin_test
 
 import (
+	"net/http"
 	"net/url"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
@@ -56,6 +59,63 @@ func TestSchemeHostAndPortMatter(t *testing.T) {
 	}
 }
 
+// Each code point stands once where an i, an s or a k could stand, the letters to
+// which the case folding of Unicode leads from outside of ASCII, and all others.
+func TestHostsOfOneOriginAreDialledAsOneName(t *testing.T) {
+	with := func(r rune) *url.URL { return &url.URL{Scheme: "https", Host: "a" + string(r) + "b.example"} }
+	first := make(map[origin.Origin]rune)
+	for r := rune(1); r <= unicode.MaxRune; r++ {
+		if !utf8.ValidRune(r) {
+			continue // no code point
+		}
+		other, seen := first[origin.Of(with(r))]
+		if !seen {
+			first[origin.Of(with(r))] = r
+		} else if got, want := dialled(with(r)), dialled(with(other)); got != want {
+			t.Errorf("hosts with %U and %U are one origin, and net/http dials %q and %q", r, other, got, want)
+		}
+	}
+	if len(first) < 1_000_000 {
+		t.Errorf("got %d origins, want one for nearly each code point", len(first))
+	}
+}
+
+// What is unencrypted leaves the machine by a proxy on another one.
+func TestAnUnencryptedRequestIsPrivateAsFarAsItsProxy(t *testing.T) {
+	by := func(proxy string) *http.Transport {
+		return &http.Transport{Proxy: http.ProxyURL(parseURL(t, proxy))}
+	}
+	for name, c := range map[string]struct {
+		base http.RoundTripper
+		url  string
+		want bool
+	}{
+		"a remote proxy":                       {by("http://proxy.example:3128"), "http://localhost", false},
+		"a remote proxy, over TLS":             {by("https://proxy.example:3128"), "http://127.0.0.1", false},
+		"a remote proxy below a layer":         {layer{layer{by("http://proxy.example:3128")}}, "http://localhost", false},
+		"a remote proxy, and TLS to the API":   {by("http://proxy.example:3128"), "https://api.example", true},
+		"a proxy on this machine":              {by("http://127.0.0.1:3128"), "http://localhost", true},
+		"a proxy from the environment":         {&http.Transport{Proxy: http.ProxyFromEnvironment}, "http://localhost", true},
+		"no proxy":                             {&http.Transport{}, "http://localhost", true},
+		"another kind of base":                 {layer{nil}, "http://localhost", true},
+		"no proxy, and not this machine":       {&http.Transport{}, "http://api.example", false},
+		"a layer that has itself below itself": {new(ring), "http://localhost", true},
+	} {
+		if err := origin.CheckPrivate(c.base, &http.Request{URL: parseURL(t, c.url)}); (err == nil) != c.want {
+			t.Errorf("%s: %s: got %v, want it to be private: %t", name, c.url, err, c.want)
+		}
+	}
+}
+
+// A layer has another RoundTripper below it, and tells.
+type layer struct{ http.RoundTripper }
+
+func (l layer) WrappedRoundTripper() http.RoundTripper { return l.RoundTripper }
+
+type ring struct{ http.RoundTripper }
+
+func (r *ring) WrappedRoundTripper() http.RoundTripper { return r }
+
 func TestParseTakesWhatOfReturns(t *testing.T) {
 	for _, s := range []string{
 		"https://api.example.com", "https://api.example.com/", "HTTPS://API.EXAMPLE.COM:443",
@@ -95,6 +155,7 @@ func TestPrivateIsEncryptedOrLoopback(t *testing.T) {
 		"http://[::1]:80":            true,
 		"http://[::ffff:127.0.0.1]":  true,
 		"http://api.example.com":     false,
+		"http://localho\u017ft":      false,
 		"http://localhost.evil.test": false,
 		"http://127.0.0.1.evil.test": false,
 		"http://127.1":               false,

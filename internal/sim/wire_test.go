@@ -503,8 +503,12 @@ func nonceOf(text, server string) int {
 
 const issuerName = "issuer.test"
 
-// learns notes the nonce of a response that has arrived; w.mu is held.
+// learns notes the nonce of a response that has arrived, unless it demands it: that
+// is for one request alone, until it is known to be good; w.mu is held.
 func (p *process) learns(server string, resp *http.Response) {
+	if resp.Header.Get("WWW-Authenticate") != "" {
+		return
+	}
 	if nonce := nonceOf(resp.Header.Get("DPoP-Nonce"), server); nonce > 0 {
 		p.nonces[server] = append(p.nonces[server], sighting{time.Now(), nonce})
 	}

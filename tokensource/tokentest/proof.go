@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
 // maxProofAge is also how far ahead the clock of a proof's maker may be.
@@ -118,14 +120,12 @@ func target(r *http.Request) *url.URL {
 // normalize does what RFC 3986 sections 6.2.2 and 6.2.3 say, but for dot
 // segments, which stay as they were sent.
 func normalize(u *url.URL) string {
-	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
-	port := map[string]string{"http": ":80", "https": ":443"}[scheme]
-	host = strings.TrimSuffix(strings.TrimSuffix(host, port), ":")
+	o := origin.Of(u)
 	path := normalizeEscapes(u.EscapedPath())
 	if path == "" {
 		path = "/"
 	}
-	return scheme + "://" + host + path
+	return o.Scheme + "://" + o.Host + path
 }
 
 // normalizeEscapes decodes what needs no escape. EscapedPath has seen to it that

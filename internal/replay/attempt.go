@@ -1,0 +1,248 @@
+package replay
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+)
+
+// An attempt is the body as one request sees it.
+type attempt struct {
+	body   *recording
+	chunk  int   // where in the recording the next Read begins:
+	offset int   // in which chunk, and where in it
+	read   int64 // bytes that Read has returned
+	ended  bool  // Read has returned io.EOF
+	closed bool
+	lent   *chunk // what WriteTo hands to its writer, or reads into
+	spare  *chunk // where WriteTo reads what is not kept
+	gate   gate
+
+	trailer http.Header // filled at the end; nil in the first attempt, which has the caller's
+}
+
+// Read returns what was kept, then reads on from the caller's body.
+func (a *attempt) Read(p []byte) (int, error) {
+	p, err := a.next(p, false)
+	return len(p), err
+}
+
+// WriteTo writes what Read would return, without a copy: the caller's body is
+// read where it is kept, and written from there. That is how net/http sends a
+// body of unknown length with HTTP/1.1.
+func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
+	for err == nil {
+		var p []byte
+		p, err = a.next(nil, true)
+		if len(p) > 0 {
+			n, failed := w.Write(slices.Clip(p)) // what follows is the recording's
+			written += int64(n)
+			if failed == nil && n < len(p) {
+				failed = io.ErrShortWrite
+			}
+			if failed != nil {
+				err = failed
+			}
+		}
+	}
+	a.returnChunks()
+	if err == io.EOF {
+		err = nil
+	}
+	return written, err
+}
+
+// returnChunks ends what WriteTo does with chunks. Where it is not reached
+// because a writer or the caller's Read panicked, the collector has them.
+func (a *attempt) returnChunks() {
+	a.body.mu.Lock()
+	defer a.body.mu.Unlock()
+	a.lend(nil)
+	if a.spare != nil {
+		a.spare.recycle()
+		a.spare = nil
+	}
+	a.body.trim()
+}
+
+// lend notes which chunk WriteTo uses from now on outside of the lock; b.mu is held.
+func (a *attempt) lend(c *chunk) {
+	if a.lent == c {
+		return
+	}
+	if a.lent != nil {
+		a.lent.giveBack()
+	}
+	if c != nil {
+		c.lent++
+	}
+	a.lent = c
+}
+
+// next reads once, into p or in place: then it needs no p.
+func (a *attempt) next(p []byte, inPlace bool) ([]byte, error) {
+	b := a.body
+	b.mu.Lock()
+	for a.mustWait() {
+		b.cond.Wait()
+	}
+	b.trim()
+	got, err, found := a.recorded(p, inPlace)
+	if !found {
+		b.reading = true
+		if inPlace {
+			p = a.room()
+		}
+	}
+	b.mu.Unlock()
+	if found {
+		return got, err
+	}
+	n, err := a.readSource(p)
+	return p[:n], err
+}
+
+func (a *attempt) mustWait() bool {
+	b := a.body
+	return b.live == a && !a.closed && (b.held || b.reading && a.read >= b.size)
+}
+
+// recorded answers a Read without the caller's body, if it can.
+func (a *attempt) recorded(p []byte, inPlace bool) (got []byte, err error, found bool) {
+	b := a.body
+	switch {
+	case a.closed:
+		return nil, errClosed, true
+	case b.live != a:
+		return nil, a.cut(), true
+	case a.read < b.size:
+		return a.kept(p, inPlace), nil, true
+	case b.end != nil:
+		a.end(b.end)
+		return nil, b.end, true
+	}
+	return nil, nil, false
+}
+
+func (a *attempt) kept(p []byte, inPlace bool) []byte {
+	if a.offset == len(a.body.list[a.chunk].data) {
+		a.chunk, a.offset = a.chunk+1, 0
+	}
+	c := a.body.list[a.chunk]
+	got := c.data[a.offset:]
+	if inPlace {
+		a.lend(c)
+	} else {
+		got = p[:copy(p, got)]
+	}
+	a.offset += len(got)
+	a.read += int64(len(got))
+	return got
+}
+
+// room is where to read the caller's body: where it will be kept, if it will, and
+// if there is as much room as some readers demand.
+func (a *attempt) room() []byte {
+	if c := a.body.place(); c != nil {
+		a.lend(c)
+		return c.free()
+	}
+	a.lend(nil)
+	if a.spare == nil {
+		a.spare = newChunk(spareSize)
+	}
+	return a.spare.free()
+}
+
+var (
+	errPanicked = errors.New("tokentripper: Read of the request body panicked")
+	errBadCount = errors.New("tokentripper: Read of the request body returned an impossible count")
+)
+
+// readSource reads the caller's body, whose Read may panic or end the goroutine.
+func (a *attempt) readSource(p []byte) (n int, err error) {
+	err = errPanicked
+	defer func() { n, err = a.arrived(p, n, err) }()
+	return a.body.src.Read(p)
+}
+
+// arrived takes what a Read of the caller's body returned.
+func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.cond.Broadcast()
+	if n < 0 || n > len(p) {
+		n, err = 0, errBadCount
+	}
+	b.reading, b.end = false, err
+	switch p := p[:n]; {
+	case b.live == nil: // given up
+		return 0, a.cut()
+	case b.live != a: // cut off meanwhile: it is the next attempt's
+		b.keep(p, true)
+		return 0, a.cut()
+	case b.held: // Hold has promised that nothing is dropped
+		b.keep(p, true)
+	case b.wanted():
+		b.dropped = !b.keep(p, false)
+	}
+	a.read += int64(n)
+	a.end(err)
+	b.trim()
+	return n, err
+}
+
+func (a *attempt) end(err error) {
+	a.ended = err == io.EOF
+	if err != nil {
+		a.gate.open()
+	}
+	if a.ended && a.trailer != nil {
+		maps.Copy(a.trailer, a.body.caller)
+	}
+}
+
+// whole reports whether the attempt has read the whole body. With a
+// Content-Length, a server has it all, and may answer, before the attempt has
+// seen io.EOF.
+func (a *attempt) whole() bool {
+	return a.ended || a.body.length > 0 && a.read >= a.body.length
+}
+
+// cut is what the attempt reads after another has replaced it: io.EOF only if
+// nothing is missing, for then its connection can be used again.
+func (a *attempt) cut() error {
+	if a.whole() {
+		return io.EOF
+	}
+	return ErrCut
+}
+
+// Answered tells the attempt that RoundTrip has returned.
+func (a *attempt) Answered() { a.gate.open() }
+
+// Close closes the caller's body if this is the last attempt, or if the body
+// has ended. If that is not decided yet, it is only noted. Before the body's end
+// it waits a moment for the answer, see [gate].
+func (a *attempt) Close() error {
+	b := a.body
+	b.mu.Lock()
+	early := a.read > 0 && !a.whole() && b.live == a && !a.closed
+	b.mu.Unlock()
+	if early {
+		a.gate.wait(b.ctx)
+	}
+	b.mu.Lock()
+	a.closed = true
+	now := b.end != nil && b.live != nil || b.owners == 0 && b.live == a
+	b.trim()
+	b.cond.Broadcast()
+	b.mu.Unlock()
+	if now {
+		return b.closeSource()
+	}
+	return nil
+}

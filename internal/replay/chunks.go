@@ -1,0 +1,130 @@
+package replay
+
+import "sync"
+
+// Chunks are the recorded bytes, in pieces that come from pools and go back there.
+type chunks struct {
+	list  []*chunk
+	gone  int   // chunks at the beginning that were let go of, and are nil
+	size  int64 // bytes recorded since the beginning
+	taken int64 // bytes of memory, as counted in the budget
+}
+
+// A chunk is a piece of memory. Its bytes are used under the recording's lock, or
+// while the chunk is lent: so nobody reads or writes one that has gone back to
+// its pool. data has what was recorded, and nothing is read beyond it.
+type chunk struct {
+	data    []byte
+	counted bool // in the budget
+	lent    int  // how many attempts hand it to a writer, or read into it
+	dropped bool // to be recycled when nobody has it any more
+}
+
+// Sizes of chunks, in bytes.
+const (
+	smallestChunk = 4 << 10
+	largestChunk  = 256 << 10
+	spareSize     = 32 << 10
+)
+
+// pools has one for each size from smallestChunk, each twice the one before.
+var pools [7]sync.Pool
+
+// pool returns where chunks of n bytes come from, or nil.
+func pool(n int64) *sync.Pool {
+	for i := range pools {
+		if n == smallestChunk<<i {
+			return &pools[i]
+		}
+	}
+	return nil
+}
+
+// newChunk returns an empty chunk of n bytes.
+func newChunk(n int64) *chunk {
+	if p := pool(n); p != nil {
+		if c, ok := p.Get().(*chunk); ok {
+			return c
+		}
+	}
+	return &chunk{data: make([]byte, 0, n)}
+}
+
+// free is the room that a chunk has left.
+func (c *chunk) free() []byte { return c.data[len(c.data):cap(c.data)] }
+
+// giveBack ends one lending.
+func (c *chunk) giveBack() {
+	c.lent--
+	if c.dropped && c.lent == 0 {
+		c.recycle()
+	}
+}
+
+// drop recycles the chunk, when nobody has it any more.
+func (c *chunk) drop() {
+	c.dropped = true
+	if c.lent == 0 {
+		c.recycle()
+	}
+}
+
+func (c *chunk) recycle() {
+	poison(c.data[:cap(c.data)])
+	if p := pool(int64(cap(c.data))); p != nil {
+		*c = chunk{data: c.data[:0]}
+		p.Put(c)
+	}
+}
+
+// last is the last chunk, unless it was let go of.
+func (s *chunks) last() *chunk {
+	if s.gone == len(s.list) {
+		return nil
+	}
+	return s.list[len(s.list)-1]
+}
+
+// grown is the size of the next chunk: twice that of the one before, but no more
+// than what is left of the body, if that is known.
+func (s *chunks) grown(left int64) int64 {
+	if left > 0 {
+		return sized(left)
+	}
+	return smallestChunk << min(len(s.list), len(pools)-1)
+}
+
+// sized is the size of the smallest chunk for n bytes, or of the largest there is.
+func sized(n int64) int64 {
+	size := int64(largestChunk)
+	for size > smallestChunk && size/2 >= n {
+		size /= 2
+	}
+	return size
+}
+
+// add appends a chunk of n bytes.
+func (s *chunks) add(n int64, counted bool) *chunk {
+	c := newChunk(n)
+	c.counted = counted
+	s.list = append(s.list, c)
+	if counted {
+		s.taken += n
+	}
+	return c
+}
+
+// release lets go of the first n chunks, and returns how much of the budget they
+// had.
+func (s *chunks) release(n int) (bytes int64) {
+	for ; s.gone < n; s.gone++ {
+		c := s.list[s.gone]
+		s.list[s.gone] = nil
+		if c.counted {
+			bytes += int64(cap(c.data))
+		}
+		c.drop()
+	}
+	s.taken -= bytes
+	return bytes
+}

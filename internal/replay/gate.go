@@ -1,0 +1,110 @@
+package replay
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A gate holds Close of a body that has not ended until RoundTrip has returned:
+// for 50 ms at most, and not beyond the request's context.
+//
+// A server that refuses an upload early may close the connection, and so break
+// off the upload, while its answer is on the way. net/http then closes the body
+// and reports that it could not write; it loses the answer unless that is read
+// first (golang/go#51109).
+type gate struct {
+	mu     sync.Mutex    // guards what follows
+	isOpen bool          // RoundTrip has returned, or the body has ended
+	opened chan struct{} // closed when the gate opens; nil unless Close waits
+}
+
+const patience = 50 * time.Millisecond
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.isOpen && g.opened != nil {
+		close(g.opened)
+	}
+	g.isOpen = true
+}
+
+func (g *gate) wait(ctx context.Context) {
+	g.mu.Lock()
+	if g.isOpen {
+		g.mu.Unlock()
+		return
+	}
+	if g.opened == nil {
+		g.opened = make(chan struct{})
+	}
+	opened := g.opened
+	g.mu.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-opened:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// A Gated is a body with GetBody, which needs no recording but is closed like
+// one that has: see [gate]. Make it with [Gated.Of].
+type Gated struct {
+	body  io.ReadCloser
+	ctx   context.Context
+	gate  gate
+	began atomic.Bool // something has been read
+	ended atomic.Bool // it is closed
+}
+
+// Of makes g the body that is sent with req instead of body, if it is a large
+// one, and returns it, else body itself. An *os.File stays what it is where
+// net/http has the system send it.
+func (g *Gated) Of(req *http.Request, body io.ReadCloser) io.ReadCloser {
+	if _, ok := body.(interface{ Answered() }); ok || !Large(req) {
+		return body
+	}
+	if _, ok := body.(*os.File); ok && req.URL.Scheme == "http" {
+		return body
+	}
+	g.body, g.ctx = body, req.Context()
+	return g
+}
+
+// Large reports whether the body of req is one with GetBody that is not [Small].
+func Large(req *http.Request) bool {
+	return req.GetBody != nil && req.Body != nil && req.Body != http.NoBody && (req.ContentLength <= 0 || req.ContentLength > Small)
+}
+
+// Read reads the body.
+func (g *Gated) Read(p []byte) (int, error) {
+	n, err := g.body.Read(p)
+	if n > 0 && !g.began.Load() {
+		g.began.Store(true)
+	}
+	if err != nil {
+		g.gate.open()
+	}
+	return n, err
+}
+
+// Answered tells the body that RoundTrip has returned.
+func (g *Gated) Answered() { g.gate.open() }
+
+// Close closes the body, once.
+func (g *Gated) Close() error {
+	if g.ended.Swap(true) {
+		return nil
+	}
+	if g.began.Load() {
+		g.gate.wait(g.ctx)
+	}
+	return g.body.Close()
+}

@@ -1,0 +1,175 @@
+package replay
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// A recording is a caller's request body and what was read of it.
+type recording struct {
+	src    io.ReadCloser
+	length int64       // of src, as the request declares it; zero or less: unknown
+	caller http.Header // the request's Trailer, the caller's until src ends
+	names  http.Header // its names
+	limits Limits
+	budget *Budget
+	ctx    context.Context // of the request
+	owner  Body            // the outermost, and its first attempt: one allocation
+	begin  attempt
+
+	mu      sync.Mutex // guards what follows and the attempts
+	cond    sync.Cond  // signalled when any of it changes
+	live    *attempt   // the one that may read and, if it is the last, closes src
+	owners  int        // that may send another attempt; zero: live is the last, nothing more is kept
+	held    bool       // live waits before its next Read
+	reading bool       // a Read of src is in progress, perhaps by an attempt that was cut off
+	end     error      // what src ended with
+	closed  bool       // src was closed
+	dropped bool       // the recording is no longer whole, or needed by no owner
+	done    bool       // the outermost owner has returned: nothing more is taken from the budget
+	loan    *loan      // what was not given back by then
+	chunks
+}
+
+func record(req *http.Request, limits Limits, budget *Budget) *recording {
+	b := &recording{src: req.Body, limits: limits, budget: budget, ctx: req.Context(), owners: 1}
+	if len(req.TransferEncoding) == 0 { // else net/http goes by that alone
+		b.length = req.ContentLength
+	}
+	if len(req.Trailer) > 0 {
+		b.length, b.caller, b.names = 0, req.Trailer, maps.Clone(req.Trailer)
+	}
+	b.cond.L = &b.mu
+	b.begin.body, b.live = b, &b.begin
+	b.owner = Body{recording: b, first: &b.begin}
+	return b
+}
+
+// wanted reports whether what is read next is to be kept.
+func (b *recording) wanted() bool { return !b.dropped && b.owners > 0 }
+
+// keep records p within the bounds, or what is whole of it if it must.
+//
+// It must for an attempt that will be sent, or may be: then p is what a Read
+// returned that was in progress when a response refused the attempt. Such a p is
+// all that is ever kept beside the budget, one for each body.
+func (b *recording) keep(p []byte, must bool) bool {
+	for len(p) > 0 {
+		c := b.tail()
+		if c == nil && must {
+			c = b.add(sized(int64(len(p))), false)
+		}
+		if c == nil {
+			return false
+		}
+		n := copy(c.free(), p) // nothing moves if p was read there
+		c.data = c.data[:len(c.data)+n]
+		b.size += int64(n)
+		p = p[n:]
+	}
+	return true
+}
+
+// place is the chunk to read the caller's body into, or nil. For the end of a body
+// whose length is known there is no new one.
+func (b *recording) place() *chunk {
+	if !b.wanted() {
+		return nil
+	}
+	c := b.last()
+	if b.length <= 0 || b.size < b.length {
+		c = b.tail()
+	}
+	if c == nil || len(c.free()) < bytes.MinRead {
+		return nil
+	}
+	return c
+}
+
+// tail is the chunk where the recording goes on: the last, or a new one. Nil
+// means that the bounds allow no other.
+func (b *recording) tail() *chunk {
+	if c := b.last(); c != nil && len(c.free()) > 0 {
+		return c
+	}
+	n := min(b.grown(b.length-b.size), b.limits.Body-b.taken)
+	if n <= 0 || b.done {
+		return nil
+	}
+	if n = b.budget.take(n, b.limits.Total); n == 0 {
+		return nil
+	}
+	return b.add(n, true)
+}
+
+// trim lets go of what no attempt will read: of a recording that can't be sent
+// again, what the last attempt has read. The rest counts in the budget, and for
+// longer than RoundTrip takes if the base still reads an attempt that was
+// answered early. b.mu is held.
+func (b *recording) trim() {
+	if b.wanted() || b.gone == len(b.list) {
+		return
+	}
+	n := len(b.list)
+	if a := b.live; a != nil && !a.closed {
+		if a.read >= b.size {
+			a.chunk, a.offset = n, 0
+		} else if a.offset == len(b.list[a.chunk].data) {
+			a.chunk, a.offset = a.chunk+1, 0
+		}
+		n = a.chunk
+	}
+	freed := b.release(n)
+	b.budget.give(freed)
+	if b.loan != nil {
+		b.loan.bytes.Add(-freed)
+	}
+}
+
+// A loan is what a recording has of the budget after its owners have returned.
+// It is given back even if the base forgets the body, without closing it.
+type loan struct {
+	budget *Budget
+	bytes  atomic.Int64
+}
+
+func (l *loan) giveBack() { l.budget.give(l.bytes.Load()) }
+
+// lendOn notes that the owners have returned; b.mu is held.
+func (b *recording) lendOn() {
+	b.done = true
+	if b.taken > 0 {
+		b.loan = &loan{budget: b.budget}
+		b.loan.bytes.Store(b.taken)
+		runtime.AddCleanup(b, (*loan).giveBack, b.loan)
+	}
+}
+
+// closeSource closes the caller's body, once.
+func (b *recording) closeSource() error {
+	b.mu.Lock()
+	closed := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return nil
+	}
+	return b.src.Close()
+}
+
+// closeSourceSoon is closeSource for who must not wait. Close may: that of a
+// server's inbound body waits for a Read in progress, or reads the rest.
+func (b *recording) closeSourceSoon() {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if !closed {
+		go b.closeSource()
+	}
+}
