@@ -546,6 +546,17 @@ func TestPlainHTTPIsForLoopbackOrWithAllowHTTP(t *testing.T) {
 	}
 }
 
+func TestAPlainTokenRequestToLoopbackDoesNotGoByAProxy(t *testing.T) {
+	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"access_token":"at"}`) })
+	client, dials := dialCounter(srv)
+	client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example:3128"})
+	e := tokensource.Endpoint{URL: "http://localhost/token", Client: client}
+	_, err := e.Exchange(t.Context(), anyGrant)
+	if err == nil || !strings.Contains(err.Error(), "Endpoint.URL: http to localhost goes unencrypted to a proxy on another machine") || dials.Load() != 0 {
+		t.Errorf("got %d dials and %v, want an error that tells of the proxy", dials.Load(), err)
+	}
+}
+
 func TestAnEndpointNeedsAnAbsoluteURL(t *testing.T) {
 	for _, s := range []string{"", "/token", "login.example.com/token", "https:///hush", "https://hush%zz", ":hush", "https://a\nhush"} {
 		_, err := tokensource.Endpoint{URL: s}.Exchange(t.Context(), anyGrant)

@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"

@@ -89,6 +89,7 @@ func (p *parser) add(c *Challenge, name, value string) {
 		if empty, ok := strings.CutSuffix(c.Token68, "="); ok && !strings.ContainsAny(empty, "/=") {
 			// Not a token68 after all, but a parameter without a value.
 			c.Token68, c.Params = "", map[string]string{strings.ToLower(empty): ""}
+			p.items++
 		}
 		p.full = c.Token68 != ""
 	}

@@ -131,6 +131,8 @@ func TestTheTargetIsWhatTheServerSees(t *testing.T) {
 		{"https://10.0.0.1/x", "Virtual.example", "https://virtual.example/x"},
 		{"https://u:p@a.example/x/../y", "", "https://a.example/x/../y"},
 		{"https://[::1]:8443/%7E", "", "https://[::1]:8443/%7E"},
+		{"http://[fe80::1%25en0]:8080/x", "", "http://[fe80::1]:8080/x"}, // net/http removes the zone from Host
+		{"http://[fe80::1%25en0]/x", "", "http://[fe80::1]/x"},
 	} {
 		var last *http.Request
 		req, _ := http.NewRequest("", c.url, nil)

@@ -254,6 +254,48 @@ func TestABadOriginFailsEveryRequest(t *testing.T) {
 	}
 }
 
+// Two letters that are not ASCII are folded by Unicode to some that are.
+func TestATokenDoesNotFollowARedirectToAHostWithAnotherNameOnTheWire(t *testing.T) {
+	h := newHosts(t)
+	for _, origins := range [][]string{nil, {"http://ai.test", "http://ass.test"}} {
+		auth := &transport.Auth{Source: oneToken, Base: h.base(t), AllowHTTP: true, Origins: origins}
+		for _, to := range []string{"http://a\u0130.test/2", "http://a%C4%B0.test/2", "http://a\u1e9e.test/2", "http://a%E1%BA%9E.test/2"} {
+			for _, from := range []string{"http://ai.test/1", "http://ass.test/1"} {
+				h.seen = nil
+				resp, err := (&http.Client{Transport: auth}).Get(through(from, to))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if len(h.seen) != 2 || h.seen[0] != from+" +" || strings.HasSuffix(h.seen[1], "+") && !strings.HasPrefix(h.seen[1], strings.TrimSuffix(from, "1")) {
+					t.Errorf("from %s to %q: got %q, want the token at the first alone", from, to, h.seen)
+				}
+			}
+		}
+	}
+}
+
+func TestAnUnencryptedRequestToThisMachineDoesNotGoByAProxy(t *testing.T) {
+	h := newHosts(t)
+	base := h.base(t).(*http.Transport)
+	base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test:80"})
+	const want = "http to localhost:8080 goes unencrypted to a proxy on another machine, and Auth.AllowHTTP is not set"
+	h.wantUnsent(t, &transport.Auth{Source: oneToken, Base: base}, "http://localhost:8080/", want)
+	h.wantUnsent(t, &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "at", TokenType: "DPoP"}),
+		Base: &transport.DPoP{Key: edKey, Base: telling{base}}}, "http://localhost:8080/", want)
+	h.wantSeen(t, &transport.Auth{Source: oneToken, Base: base, AllowHTTP: true}, "http://localhost:8080/1 +")
+}
+
+func TestAChainOfRedirectsWithoutABeginningCarriesNoToken(t *testing.T) {
+	var last *http.Request
+	auth := &transport.Auth{Source: oneToken, Base: caught(&last)}
+	req := postBody(t, "https://a.test", nil)
+	req.Response = &http.Response{Request: req}
+	if _, err := auth.RoundTrip(req); err != nil || last.Header.Get("Authorization") != "" {
+		t.Errorf("got %v, and %q was sent, want no token", err, last.Header.Get("Authorization"))
+	}
+}
+
 func TestAChainWithAHopMissingCarriesNoToken(t *testing.T) {
 	h := newHosts(t)
 	for name, last := range map[string]*http.Response{

@@ -230,7 +230,7 @@ func (a *attempt) Answered() { a.gate.open() }
 func (a *attempt) Close() error {
 	b := a.body
 	b.mu.Lock()
-	early := a.read > 0 && !a.whole() && b.live == a && !a.closed
+	early := a.read > 0 && !a.ended && b.live == a && !a.closed
 	b.mu.Unlock()
 	if early {
 		a.gate.wait(b.ctx)

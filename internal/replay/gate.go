@@ -11,19 +11,20 @@ import (
 )
 
 // A gate holds Close of a body that has not ended until RoundTrip has returned:
-// for 50 ms at most, and not beyond the request's context.
+// for 200 ms at most, and not beyond the request's context.
 //
 // A server that refuses an upload early may close the connection, and so break
 // off the upload, while its answer is on the way. net/http then closes the body
 // and reports that it could not write; it loses the answer unless that is read
-// first (golang/go#51109).
+// first (golang/go#51109). It reads at once, but an answer without a body waits up
+// to 50 ms there for the end of the write.
 type gate struct {
 	mu     sync.Mutex    // guards what follows
 	isOpen bool          // RoundTrip has returned, or the body has ended
 	opened chan struct{} // closed when the gate opens; nil unless Close waits
 }
 
-const patience = 50 * time.Millisecond
+const patience = 200 * time.Millisecond
 
 func (g *gate) open() {
 	g.mu.Lock()

@@ -208,7 +208,7 @@ func TestCloseBeforeTheEndWaitsForTheAnswer(t *testing.T) {
 	}{
 		"answered at once":   {100, 0, time.Hour, 0},
 		"answered in time":   {100, 10 * time.Millisecond, time.Hour, 10 * time.Millisecond},
-		"never answered":     {100, time.Hour, time.Hour, 50 * time.Millisecond},
+		"never answered":     {100, time.Hour, time.Hour, 200 * time.Millisecond},
 		"context ends":       {100, time.Hour, 20 * time.Millisecond, 20 * time.Millisecond},
 		"nothing was read":   {0, time.Hour, time.Hour, 0},
 		"read to the end":    {replay.Small + 1, time.Hour, time.Hour, 0},
