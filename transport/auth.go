@@ -160,7 +160,7 @@ func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, 
 	}
 	caused = guarded && (last == nil || next.token.AccessToken != last.token.AccessToken)
 	if caused {
-		a.guard.caused(next.token)
+		a.guard.caused(old.token, next.token)
 	}
 	return next, caused, nil
 }

@@ -94,12 +94,13 @@ func (g *guard) see(token *tokensource.Token) {
 	g.note(token, firstSaw{at: time.Now()})
 }
 
-// caused notes a token that a refusal caused.
-func (g *guard) caused(token *tokensource.Token) {
+// caused notes that the refusal of a token caused the next.
+func (g *guard) caused(old, next *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
 	g.trial = time.Now()
-	g.note(token, firstSaw{g.trial, true})
+	g.note(old, firstSaw{}) // long ago, if it comes back
+	g.note(next, firstSaw{g.trial, true})
 }
 
 // allows reports whether the refusal of a token may cause a refresh.
