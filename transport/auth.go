@@ -126,11 +126,11 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	status := resp.StatusCode
 	resp, refused, err := a.send(req, second, next)
 	switch {
-	case !caused || err != nil:
-	case refused || resp.StatusCode >= 400:
-		a.guard.uncured(req, next.token, refused)
-	default:
+	case err != nil:
+	case !refused && resp.StatusCode < 400:
 		a.guard.cured(req, next.token)
+	case caused:
+		a.guard.uncured(req, next.token, refused)
 	}
 	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
 		err = &Error{status, e.Err}

@@ -62,7 +62,7 @@ func TestUploadsPastEveryBoundHoldNoMoreThanMaxMemory(t *testing.T) {
 	const uploads, maxMemory = 64, 2 * mib
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 		for _, framing := range []string{"chunked", "known length"} {
-			for piece, maxBody := range map[int]int64{1: kib, 700: 128 * kib, 1000: 128 * kib, 4096: 128 * kib} {
+			for piece, maxBody := range map[int]int64{1: 256, 700: 128 * kib, 1000: 128 * kib, 4096: 128 * kib} {
 				size, length := int(maxBody+maxBody/4), int64(0)
 				if framing == "known length" {
 					length = int64(size)

@@ -18,7 +18,8 @@ import (
 //     As long as refusals are cured, each causes a refresh at once.
 //   - A refusal that is not cured begins a row at its origin. In a row, a refusal
 //     causes a refresh only if its token was first seen 2 s ago or earlier. Each
-//     new token that is refused there doubles that time, up to 2 minutes.
+//     new token that is refused there doubles that time, up to 2 minutes; a
+//     refusal that is cured makes it 2 s again.
 //   - A token is excepted that was accepted there for the same method and path: if
 //     it is refused now, it was revoked. But not if a new token was refused for
 //     that method and path, until a refusal there is cured.
@@ -131,7 +132,7 @@ func (g *guard) accepted(req *http.Request, token *tokensource.Token) {
 	}
 }
 
-// cured notes that a token was accepted that the refusal of this request caused.
+// cured notes that a token was accepted for a request that was refused before.
 func (g *guard) cured(req *http.Request, token *tokensource.Token) {
 	if !g.enter(false) {
 		return
@@ -140,6 +141,9 @@ func (g *guard) cured(req *http.Request, token *tokensource.Token) {
 	k := kindOf(req)
 	delete(g.kinds, k)
 	g.prove(k, token)
+	if r, known := g.rows[k.origin]; known {
+		g.rows[k.origin] = row{1, r.last}
+	}
 }
 
 // uncured notes that nothing shows a token to be good that a refusal caused;
@@ -150,6 +154,9 @@ func (g *guard) uncured(req *http.Request, token *tokensource.Token, refused boo
 	k, h := kindOf(req), hashOf(token)
 	if g.proven[sighting{k, h}] {
 		return // it has been revoked since it came
+	}
+	if _, known := g.rows[k.origin]; known && !refused {
+		return
 	}
 	if refused {
 		makeRoom(g.kinds, maxSightings)

@@ -44,6 +44,9 @@ func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 			}
 			if failed != nil {
 				err = failed
+				a.body.mu.Lock()
+				a.ended = false // the end was read, but not written
+				a.body.mu.Unlock()
 			}
 		}
 	}
@@ -151,7 +154,11 @@ func (a *attempt) room() []byte {
 	}
 	a.lend(nil)
 	if a.spare == nil {
-		a.spare = newChunk(spareSize)
+		size := int64(spareSize)
+		if a.whole() { // only the end is left to read
+			size = smallestChunk
+		}
+		a.spare = newChunk(size)
 	}
 	return a.spare.free()
 }
@@ -197,9 +204,6 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 
 func (a *attempt) end(err error) {
 	a.ended = err == io.EOF
-	if err != nil {
-		a.gate.open()
-	}
 	if a.ended && a.trailer != nil {
 		maps.Copy(a.trailer, a.body.caller)
 	}
@@ -230,7 +234,7 @@ func (a *attempt) Answered() { a.gate.open() }
 func (a *attempt) Close() error {
 	b := a.body
 	b.mu.Lock()
-	early := a.read > 0 && !a.ended && b.live == a && !a.closed
+	early := a.read > 0 && !a.ended && (b.end == nil || b.end == io.EOF) && b.live == a && !a.closed
 	b.mu.Unlock()
 	if early {
 		a.gate.wait(b.ctx)
