@@ -30,7 +30,11 @@ import (
 // takes place at most every 2 s, later every 2 minutes.
 //
 // A request goes to Base at most twice. The server did not act on what it
-// refused, so every method is sent again, POST too.
+// refused, so every method is sent again, POST too. A refused body of more than
+// 8 KiB goes over another connection, for the server may be about to close the
+// one of the refusal. If that is back in Base's pool, because the refusal has no
+// body or came over HTTP/2, Auth closes all idle connections of Base: each costs
+// the next request to its host a handshake.
 //
 // Auth is safe for concurrent use; its fields must not be changed once it is in use.
 type Auth struct {
@@ -51,7 +55,8 @@ type Auth struct {
 
 	// AllowHTTP allows tokens to travel unencrypted. Without it, a request that
 	// would send one by another scheme than https fails, unless the host is
-	// localhost or a loopback address.
+	// localhost or a loopback address, and no proxy on another machine is seen
+	// in Base.
 	AllowHTTP bool
 
 	// Refused reports whether a response refuses the token. It must not read
@@ -70,7 +75,8 @@ type Auth struct {
 	// before this much of it was sent can still be sent again.
 	MaxBody int64
 
-	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB.
+	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB. A
+	// Read that is in progress when a response arrives is kept beside it.
 	MaxMemory int64
 
 	last   atomic.Pointer[credentials]
