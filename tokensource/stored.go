@@ -430,8 +430,9 @@ func spaced(ctx context.Context, try func() error, again func(error) bool) error
 	}
 }
 
-// pending reports whether a token would be lost if this Stored were.
-func (s *Stored) pending() bool {
+// Pending reports whether a token, a login or a logout is yet to be saved, and would
+// be lost with this Stored. The next call of Token saves it.
+func (s *Stored) Pending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.unsaved
