@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -74,6 +75,14 @@ func checkLogin(t *Token) error {
 	return nil
 }
 
+// checkText tells what JSON would change.
+func (t *Token) checkText() error {
+	if !utf8.ValidString(t.AccessToken) || !utf8.ValidString(t.RefreshToken) || !utf8.ValidString(t.TokenType) {
+		return errors.New("tokensource: access_token, refresh_token or token_type is not UTF-8")
+	}
+	return nil
+}
+
 // invisible reports whether r is not one of the visible characters of ASCII.
 func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
@@ -133,10 +142,14 @@ type stored struct {
 }
 
 // Marshal returns the token with its secrets as JSON, with the field names of
-// golang.org/x/oauth2, for a place that keeps secrets.
+// golang.org/x/oauth2, for a place that keeps secrets. It fails for what JSON
+// cannot tell: text that is not UTF-8, a year beyond 9999.
 func Marshal(t *Token) ([]byte, error) {
 	if t == nil {
 		return nil, errors.New("tokensource: Marshal of a nil token")
+	}
+	if err := t.checkText(); err != nil {
+		return nil, err
 	}
 	return json.Marshal(stored(*t))
 }
