@@ -54,6 +54,7 @@ type Cache struct {
 
 	mu       sync.Mutex // guards what follows, and every change of ready
 	current  *Token     // nil before the first and after Forget
+	login    bool       // current came by Set or Replace: the Source may have no other
 	until    time.Time  // current is served until then; zero means for ever
 	earlyAt  time.Time  // when to refresh current early; zero means never
 	flight   *flight    // the refresh that callers wait for
@@ -371,6 +372,7 @@ func (c *Cache) adopt(token *Token, began, now time.Time) {
 	paced := token.RefreshAt.After(now) // the Source says itself when to ask again
 	refused := c.flight != nil && c.flight.cause == Refused
 	stale := token.same(c.current) && (refused || !paced) || !token.good(now)
+	c.login = c.login && token.same(c.current)
 	c.replace(token, began, now)
 	c.err, c.final = nil, nil
 	if !stale {
@@ -541,6 +543,7 @@ func (c *Cache) reset(token *Token, final error) {
 		f.land(nil, errSuperseded)
 	}
 	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
+	c.login = token != nil
 	if token != nil {
 		c.replace(token.withLifetime(now), now, now)
 	}
@@ -548,8 +551,9 @@ func (c *Cache) reset(token *Token, final error) {
 	c.publish(now)
 }
 
-// expendable reports whether nothing is under way, and no refresh token would be
-// lost with the Cache.
+// expendable reports whether nothing is under way, and nothing would be lost with the
+// Cache: no refresh token that may work, and no good token of a login that the Source
+// was not told of.
 func (c *Cache) expendable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -559,7 +563,12 @@ func (c *Cache) expendable() bool {
 	if k, ok := c.Source.(keeper); ok {
 		return !k.Pending()
 	}
-	return c.current == nil || c.current.RefreshToken == ""
+	dead := c.err != nil && needsLogin(c.err)
+	if !dead && c.current != nil && c.current.RefreshToken != "" {
+		return false
+	}
+	_, told := c.Source.(setter)
+	return !c.current.good(time.Now()) || !dead && (told || !c.login)
 }
 
 // Format writes the type of Source, whatever the verb: no secret, and nothing
