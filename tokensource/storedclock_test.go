@@ -174,7 +174,11 @@ func (w *town) live(ctx context.Context, p process, v *view) {
 }
 
 func TestNoOlderLoginIsUsedOnceALaterOneHasReturnedNil(t *testing.T) {
-	for round := range 300 {
+	rounds := 300
+	if testing.Short() || raceEnabled {
+		rounds = 50
+	}
+	for round := range rounds {
 		w := new(town)
 		synctest.Test(t, func(t *testing.T) {
 			var all sync.WaitGroup

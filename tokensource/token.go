@@ -127,6 +127,12 @@ func (t Token) Format(s fmt.State, verb rune) { io.WriteString(s, t.String()) }
 // MarshalText returns [Token.String], so that JSON, XML and slog show no secret.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (t Token) MarshalBinary() ([]byte, error) { return nil, errBinary }
+
+// errBinary says why MarshalBinary fails: what it writes would be read again one day.
+var errBinary = errors.New("tokensource: secrets are not marshalled in binary form; a token is stored with tokensource.Marshal")
+
 // UnmarshalText returns an error: what MarshalText wrote has no token in it.
 func (t *Token) UnmarshalText([]byte) error {
 	return errors.New("tokensource: a token is read with tokensource.Unmarshal")
