@@ -20,7 +20,6 @@ type population struct {
 	t     *testing.T
 	keyed *tokensource.Keyed[int]
 	turns map[int]*atomic.Int32 // how often a user's refresh token has rotated, of those who stay
-	peak  uint64
 }
 
 func newPopulation(t *testing.T, most int) *population {
@@ -80,7 +79,7 @@ func TestUsersWhoDieMakeRoomForAllOthersAndNoRefreshTokenThatLivesIsLost(t *test
 		day, full := users/30, uint64(0)
 		for user := range users {
 			time.Sleep(pause)
-			if user/10 < most-back || user%10 != 0 { // leave room for those who are yet to die
+			if user/10 < most-2*back || user%10 != 0 { // leave room for those who are yet to die
 				p.arrives(user)
 			}
 			if dies := user - back; dies > 0 && dies%10 != 0 {
