@@ -145,6 +145,8 @@ func ofSettings(t *testing.T) (all []error) {
 		&tokensource.Stored{Source: static(""), Store: new(storetest.Memory)},
 		&tokensource.Stored{Source: static(""), Store: new(tokensource.Encrypted), Key: "k"},
 		tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) { panic("a bug") }),
+		failing((*tokensource.EndpointError)(nil)),
+		&tokensource.Stored{Source: tokensource.Static(&tokensource.Token{AccessToken: "at", RefreshToken: "\xff"}), Store: new(storetest.Memory), Key: "k"},
 		tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
 			runtime.Goexit()
 			return nil, nil
@@ -250,10 +252,18 @@ func ofKeyed(t *testing.T) []error {
 	user := 0
 	users.Key = func(context.Context) (int, error) { user++; return user, nil }
 	users.Set(t.Context(), &tokensource.Token{RefreshToken: "would be lost"})
+	two := &tokensource.Keyed[int]{Key: users.Key, New: users.New}
+	var nested *tokensource.Keyed[int]
+	nested = &tokensource.Keyed[int]{Key: func(context.Context) (int, error) { return 1, nil }, New: func(int) *tokensource.Cache {
+		_, err := nested.Token(t.Context(), nil)
+		return &tokensource.Cache{Source: failing(err)}
+	}}
 	return []error{
 		send(t, &transport.Auth{Source: users}, api),
 		send(t, &transport.Auth{Source: new(tokensource.Keyed[int])}, api),
 		send(t, &transport.Auth{Source: &tokensource.Keyed[string]{Key: tenant, New: func(string) *tokensource.Cache { return nil }}}, api),
+		send(t, &transport.Auth{Source: two}, api),
+		send(t, &transport.Auth{Source: nested}, api),
 	}
 }
 

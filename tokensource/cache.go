@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"math"
 	"math/rand/v2"
 	"net/http/httptrace"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +45,8 @@ type Cache struct {
 
 	// OnRefresh, if not nil, is told of every refresh that ended, once the
 	// token is in use: to save tokens, see [Func]. It is called in a goroutine
-	// of its own, and may call the Cache.
+	// of its own, and may call the Cache. A panic in it is logged with its stack by
+	// package log, and goes no further.
 	OnRefresh func(Refresh)
 
 	ready atomic.Pointer[ready]
@@ -51,6 +54,7 @@ type Cache struct {
 
 	mu       sync.Mutex // guards what follows, and every change of ready
 	current  *Token     // nil before the first and after Forget
+	login    bool       // current came by Set or Replace: the Source may have no other
 	until    time.Time  // current is served until then; zero means for ever
 	earlyAt  time.Time  // when to refresh current early; zero means never
 	flight   *flight    // the refresh that callers wait for
@@ -68,6 +72,16 @@ type Refresh struct {
 	Duration time.Duration // from the moment the first caller needed it
 	Waiters  int           // callers that waited for it; those that left early count too
 	Err      error         // nil if a token came
+}
+
+// tell calls fn. It runs in a goroutine that no caller can recover.
+func (r Refresh) tell(fn func(Refresh)) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Printf("tokensource: Cache.OnRefresh panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	fn(r)
 }
 
 // A Cause is why a token was refreshed.
@@ -123,8 +137,8 @@ var errSuperseded = errors.New("tokensource: superseded")
 // The error is ctx's, the Source's, or one that wraps context.DeadlineExceeded
 // when Timeout has passed.
 func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
-	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Until(r.until) > 0) {
-		return r.token, nil
+	if token := c.atOnce(old); token != nil {
+		return token, nil
 	}
 	for {
 		if err := ctx.Err(); err != nil {
@@ -150,6 +164,15 @@ func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 			return f.token, nil
 		}
 	}
+}
+
+// atOnce returns what Token may return without a lock and without its ctx; nil if
+// it must look.
+func (c *Cache) atOnce(old *Token) *Token {
+	if r := c.ready.Load(); r != nil && !r.token.same(old) && (r.until.IsZero() || time.Until(r.until) > 0) {
+		return r.token
+	}
+	return nil
 }
 
 // Peek returns the current token if it is good and another one than old, else
@@ -278,6 +301,7 @@ func (c *Cache) invoke(ctx context.Context, f *flight) {
 		return
 	}
 	k.token, k.err = c.Source.Token(ctx, old)
+	k.err = sound(k.err)
 }
 
 // begin notes that a call begins, with the current token; nil if the flight is over.
@@ -331,7 +355,7 @@ func (c *Cache) settle(cause Cause, began time.Time, token *Token, err error) {
 		f.land(token, err)
 	}
 	if c.OnRefresh != nil {
-		go c.OnRefresh(event)
+		go event.tell(c.OnRefresh)
 	}
 }
 
@@ -348,6 +372,7 @@ func (c *Cache) adopt(token *Token, began, now time.Time) {
 	paced := token.RefreshAt.After(now) // the Source says itself when to ask again
 	refused := c.flight != nil && c.flight.cause == Refused
 	stale := token.same(c.current) && (refused || !paced) || !token.good(now)
+	c.login = c.login && token.same(c.current)
 	c.replace(token, began, now)
 	c.err, c.final = nil, nil
 	if !stale {
@@ -500,10 +525,10 @@ func (c *Cache) Forget(ctx context.Context) error {
 		return nil
 	}
 	err := s.Forget(ctx)
-	_, stored := s.(*Stored) // remembers it even so, and saves it with the next call
+	_, keeps := s.(keeper) // remembers it even so, and saves it with the next call
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.epoch == epoch && (err == nil || stored) {
+	if c.epoch == epoch && (err == nil || keeps) {
 		c.final = nil
 	}
 	return err
@@ -518,6 +543,7 @@ func (c *Cache) reset(token *Token, final error) {
 		f.land(nil, errSuperseded)
 	}
 	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
+	c.login = token != nil
 	if token != nil {
 		c.replace(token.withLifetime(now), now, now)
 	}
@@ -525,18 +551,24 @@ func (c *Cache) reset(token *Token, final error) {
 	c.publish(now)
 }
 
-// expendable reports whether nothing is under way, and no refresh token would be
-// lost with the Cache.
+// expendable reports whether nothing is under way, and nothing would be lost with the
+// Cache: no refresh token that may work, and no good token of a login that the Source
+// was not told of.
 func (c *Cache) expendable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flight != nil || c.calling {
 		return false
 	}
-	if s, ok := c.Source.(*Stored); ok {
-		return !s.pending()
+	if k, ok := c.Source.(keeper); ok {
+		return !k.Pending()
 	}
-	return c.current == nil || c.current.RefreshToken == ""
+	dead := c.err != nil && needsLogin(c.err)
+	if !dead && c.current != nil && c.current.RefreshToken != "" {
+		return false
+	}
+	_, told := c.Source.(setter)
+	return !c.current.good(time.Now()) || !dead && (told || !c.login)
 }
 
 // Format writes the type of Source, whatever the verb: no secret, and nothing

@@ -154,3 +154,6 @@ func (e Encrypted) Format(s fmt.State, verb rune) {
 
 // MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
 func (e Encrypted) MarshalText() ([]byte, error) { return fmt.Append(nil, e), nil }
+
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (e Encrypted) MarshalBinary() ([]byte, error) { return nil, errBinary }

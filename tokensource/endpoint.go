@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"maps"
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -212,6 +214,9 @@ func (e Endpoint) Format(s fmt.State, verb rune) { io.WriteString(s, e.String())
 // MarshalText returns [Endpoint.String], so that JSON, XML and slog show no secret.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
 
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (e Endpoint) MarshalBinary() ([]byte, error) { return nil, errBinary }
+
 // A reply is a token endpoint's answer (RFC 6749 sections 5.1 and 5.2).
 type reply struct {
 	AccessToken  string  `json:"access_token"`
@@ -286,7 +291,7 @@ func (r reply) token(began time.Time) *Token {
 // parse reads JSON, or the form that some servers have sent since before the
 // RFC. A reply with a field of the wrong type has the others.
 func parse(contentType string, body []byte) (r reply, err error) {
-	body = bytes.TrimSpace(body)
+	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\ufeff"))) // RFC 8259 section 8.1
 	media, _, _ := mime.ParseMediaType(contentType)
 	switch {
 	case len(body) == 0:
@@ -368,7 +373,7 @@ func (s *secrets) of(e Endpoint, req *http.Request) redactor {
 	}
 	for _, s := range hidden {
 		quoted := strconv.Quote(s) // as errors of net/http write it
-		hidden = append(hidden, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1])
+		hidden = append(hidden, url.QueryEscape(s), quoted[1:len(quoted)-1])
 	}
 	// The longest first: one secret may be the beginning of another.
 	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
@@ -383,9 +388,9 @@ func (s *secrets) of(e Endpoint, req *http.Request) redactor {
 
 func (r redactor) refusal(e *EndpointError) {
 	if !codes[e.Code] {
-		e.Code = r.Replace(e.Code)
+		e.Code = r.text(e.Code)
 	}
-	e.Description, e.URI = r.Replace(e.Description), r.Replace(e.URI)
+	e.Description, e.URI = r.text(e.Description), r.text(e.URI)
 	if e.Err != nil {
 		e.Err = r.error(e.Err)
 	}
@@ -395,8 +400,36 @@ func (r redactor) refusal(e *EndpointError) {
 // But net/http quotes a line of a reply that is not HTTP, and a Location that
 // is no URL.
 func (r redactor) error(err error) error {
-	if s := err.Error(); r.Replace(s) != s {
-		return errors.New(r.Replace(s))
+	if s := err.Error(); r.text(s) != s {
+		return errors.New(r.text(s))
 	}
 	return err
+}
+
+// text returns s without secrets. Where an escape hides one, it returns s unescaped.
+func (r redactor) text(s string) string {
+	s = r.Replace(s)
+	plain := unescaped(s)
+	if bare := r.Replace(plain); bare != plain {
+		return bare
+	}
+	return s
+}
+
+// escapes are those of URLs, of JSON and of JavaScript.
+var escapes = regexp.MustCompile(`(?i)(?:%|\\u00|\\x)[0-9a-f]{2}|\\/`)
+
+// unescaped returns s without the escapes by which servers repeat what they got, also
+// one in the other. Those of HTML are among them.
+func unescaped(s string) string {
+	for range 3 {
+		s = escapes.ReplaceAllStringFunc(html.UnescapeString(s), func(escape string) string {
+			if escape == `\/` {
+				return "/"
+			}
+			n, _ := strconv.ParseUint(escape[len(escape)-2:], 16, 8) // escapes has no others
+			return string([]byte{byte(n)})
+		})
+	}
+	return s
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -26,6 +27,25 @@ func needsLogin(err error) bool {
 type borrowed struct{ error }
 
 func (b borrowed) Unwrap() error { return b.error }
+
+// sound returns err, or another in its place if to look into it panics: a Source or a
+// Store may return a nil pointer as an error, or wrap one.
+func sound(err error) (result error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil {
+			result = fmt.Errorf("tokensource: got a nil pointer for an error, or one that wraps a nil pointer: %T", err)
+		}
+	}()
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		panic("a nil pointer")
+	}
+	_, _ = err.Error(), errors.Is(err, ErrReauthenticate) // go through all that it wraps
+	_, _ = errors.AsType[borrowed](err)
+	return err
+}
 
 // An EndpointError is a token endpoint's refusal, or a reply of it that cannot
 // be used. It holds nothing of the reply but the fields below, and in them no

@@ -128,6 +128,14 @@ func TestARequestWithoutAKeyFails(t *testing.T) {
 	if _, err := nan.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "does not equal itself") {
 		t.Errorf("NaN: got %v", err)
 	}
+	var calledTwice int
+	two := &tokensource.Keyed[int]{
+		Key: func(context.Context) (int, error) { calledTwice++; return calledTwice, nil },
+		New: func(int) *tokensource.Cache { return &tokensource.Cache{Source: numbered(0, 0)} },
+	}
+	if _, err := two.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "two keys for one context") {
+		t.Errorf("two keys for one context: got %v", err)
+	}
 	none := byTenant(nil)
 	none.New = func(string) *tokensource.Cache { return nil }
 	if _, err := none.Token(tenant(t.Context(), "a"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New") {
@@ -310,6 +318,154 @@ func TestAKeyWhoseTokenIsLateMakesNoRoom(t *testing.T) {
 			t.Errorf("got %v, want ErrKeysFull: the token may come with a refresh token", err)
 		}
 		time.Sleep(15 * time.Second)
+	})
+}
+
+// loginOnly has no token but by a login.
+func loginOnly(string) tokensource.Source { return failing(tokensource.ErrReauthenticate) }
+
+func TestALoginThatHasDiedMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(loginOnly)
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		k.Set(a, &Token{AccessToken: "a", RefreshToken: "dead", Expiry: time.Now().Add(time.Hour)})
+		login := func() error { return k.Set(b, &Token{AccessToken: "b"}) }
+		for _, c := range []struct {
+			passes time.Duration
+			want   error
+		}{
+			{59 * time.Minute, tokensource.ErrKeysFull}, // an early refresh tells that it is dead, the access token is good
+			{time.Second, tokensource.ErrKeysFull},
+			{time.Minute, nil},
+		} {
+			time.Sleep(c.passes)
+			k.Token(a, nil)
+			synctest.Wait()
+			if err := login(); err != c.want {
+				t.Errorf("after %v more: got %v, want %v", c.passes, err, c.want)
+			}
+		}
+	})
+}
+
+func TestAGoodLoginWithoutRefreshTokenMakesNoRoomUntilItHasExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(loginOnly)
+		k.MaxKeys = 2
+		a := tenant(t.Context(), "a")
+		if err := k.Set(a, &Token{AccessToken: "a", Expiry: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			k.Token(tenant(t.Context(), fmt.Sprint("stranger-", i)), nil)
+		}
+		got, err := k.Token(a, nil)
+		wantToken(t, got, err, "a")
+		time.Sleep(time.Hour)
+		for i := range 3 {
+			if err := k.Set(tenant(t.Context(), fmt.Sprint("b", i%2)), &Token{AccessToken: "b"}); err != nil {
+				t.Errorf("after it has expired: %v", err)
+			}
+		}
+	})
+}
+
+func TestNewMayBeSlowAndMayNotUseItsKeyedForTheSameKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k *tokensource.Keyed[string]
+		var made atomic.Int32
+		k = byTenant(nil)
+		k.New = func(name string) *tokensource.Cache {
+			c := &tokensource.Cache{Source: tokensource.Static(&Token{AccessToken: name})}
+			switch made.Add(1); name {
+			case "slow":
+				time.Sleep(time.Second)
+			case "itself":
+				_, err := k.Token(tenant(t.Context(), name), nil)
+				c.Source = failing(err)
+			}
+			return c
+		}
+		slow := tenant(t.Context(), "slow")
+		go k.Token(slow, nil)
+		synctest.Wait()
+		began := time.Now()
+		got, err := k.Token(tenant(t.Context(), "other"), nil)
+		if wantToken(t, got, err, "other"); time.Since(began) != 0 {
+			t.Errorf("another key waited %v", time.Since(began))
+		}
+		short, cancel := context.WithTimeout(slow, 100*time.Millisecond)
+		defer cancel()
+		if _, err := k.Token(short, nil); err != context.DeadlineExceeded {
+			t.Errorf("got %v, want the caller's own DeadlineExceeded", err)
+		}
+		if _, err := k.Token(tenant(t.Context(), "itself"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New: it uses its Keyed") {
+			t.Errorf("got %v, want an error that tells of New", err)
+		}
+		got, err = k.Token(slow, nil)
+		if wantToken(t, got, err, "slow"); made.Load() != 3 {
+			t.Errorf("New was called %d times, want 3", made.Load())
+		}
+	})
+}
+
+func TestANewThatPanicsOrReturnsNilIsCalledAgain(t *testing.T) {
+	var calls int
+	k := byTenant(nil)
+	k.New = func(string) *tokensource.Cache {
+		switch calls++; calls {
+		case 1:
+			panic("boom")
+		case 2:
+			return nil
+		}
+		return &tokensource.Cache{Source: tokensource.Static(&Token{AccessToken: "a"})}
+	}
+	ctx := tenant(t.Context(), "a")
+	func() {
+		defer func() { recover() }()
+		k.Token(ctx, nil)
+	}()
+	if _, err := k.Token(ctx, nil); err == nil {
+		t.Error("got no error, want that New returned nil")
+	}
+	got, err := k.Token(ctx, nil)
+	wantToken(t, got, err, "a")
+}
+
+// A pooled context is one that a framework uses again for the next request.
+type pooled struct {
+	context.Context
+	user atomic.Pointer[string]
+}
+
+func (p *pooled) Value(key any) any {
+	if key == (tenantKey{}) {
+		return *p.user.Load()
+	}
+	return p.Context.Value(key)
+}
+
+func TestARefreshHasWhatKeyReadThoughItsContextIsUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+				time.Sleep(time.Second)
+				name, err := tenantOf(ctx)
+				return &Token{AccessToken: "of-" + name, Expiry: time.Now().Add(time.Hour)}, err
+			})
+		})
+		alice, bob := "alice", "bob"
+		ctx := &pooled{Context: t.Context()}
+		ctx.user.Store(&alice)
+		k.Token(ctx, nil)
+		time.Sleep(55 * time.Minute)
+		k.Token(ctx, nil) // returns at once; an early refresh goes on
+		ctx.user.Store(&bob)
+		time.Sleep(2 * time.Second)
+		got, err := k.Token(tenant(t.Context(), "alice"), nil)
+		wantToken(t, got, err, "of-alice")
 	})
 }
 

@@ -4,19 +4,61 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
 // A record is what [Stored] keeps in a [Store]: a token, or that a new login is
-// needed. Each has a greater generation than the one that it follows: by one,
-// or as great as the time in milliseconds if somebody has logged in or out.
+// needed.
 type record struct {
-	gen            uint64 // zero: there is nothing
-	token          *Token
-	reauthenticate bool
+	lineage.Record
+	token *Token
+}
+
+// known is the newest record that this process knows, and what became of saving it.
+type known struct {
+	lineage.Known
+	token *Token
+}
+
+func saved(r record) known { return known{lineage.Known{Record: r.Record}, r.token} }
+
+// follower returns what comes of an exchange of k: a token, or nil if the refresh token
+// was refused.
+func (k known) follower(token *Token) known {
+	next := known{token: token}
+	next.Record = lineage.Record{Generation: k.Generation + 1, Login: k.Login, Ended: token == nil}
+	next.Outcome, next.Spent = lineage.Untried, token.keepsRefreshToken(k.token)
+	return next
+}
+
+// A verdict is what is to be done for a caller.
+type verdict int
+
+const (
+	save    verdict = iota // the newest record first: it is pending
+	relogin                // nothing helps but a login
+	serve                  // the newest token will do
+	refresh                // the newest token is old or no longer good
+)
+
+// verdict tells what is to be done for a caller who wants another token than old.
+func (k known) verdict(old *Token) verdict {
+	now := time.Now()
+	switch {
+	case k.Outcome != lineage.Saved:
+		return save
+	case k.Ended:
+		return relogin
+	case k.token.good(now) && (!k.token.same(old) || k.token.settles(old, now)):
+		return serve
+	}
+	return refresh
 }
 
 // recordVersion is that of the JSON. A greater one is not understood, and is
-// left alone.
+// left alone. Releases that know no login leave it out of what they save.
 const recordVersion = 1
 
 // maxGeneration is what any JSON number may be, and is never reached.
@@ -25,12 +67,13 @@ const maxGeneration = 1 << 53
 type recordJSON struct {
 	Version        int             `json:"v"`
 	Generation     uint64          `json:"gen"`
+	Login          string          `json:"login,omitempty"`
 	Token          json.RawMessage `json:"token,omitempty"`
 	Reauthenticate bool            `json:"reauthenticate,omitempty"`
 }
 
 func (r record) encode() ([]byte, error) {
-	j := recordJSON{Version: recordVersion, Generation: r.gen, Reauthenticate: r.reauthenticate}
+	j := recordJSON{Version: recordVersion, Generation: r.Generation, Login: r.Login, Reauthenticate: r.Ended}
 	if r.token != nil {
 		token, err := Marshal(r.token)
 		if err != nil {
@@ -53,7 +96,7 @@ func (r *record) decode(data []byte) error {
 	if j.Generation == 0 || j.Generation >= maxGeneration || (j.Token == nil) != j.Reauthenticate {
 		return errors.New("the value lacks a generation, or a token or reauthenticate")
 	}
-	*r = record{gen: j.Generation, reauthenticate: j.Reauthenticate}
+	r.Record = lineage.Record{Generation: j.Generation, Login: j.Login, Ended: j.Reauthenticate}
 	if j.Token == nil {
 		return nil
 	}
@@ -63,4 +106,38 @@ func (r *record) decode(data []byte) error {
 	}
 	r.token = token
 	return nil
+}
+
+// keepsRefreshToken reports whether t has the refresh token of the token before.
+func (t *Token) keepsRefreshToken(before *Token) bool {
+	return t != nil && before != nil && t.RefreshToken != "" && t.RefreshToken == before.RefreshToken
+}
+
+// soon returns a copy that the Cache asks for again in a moment, when the Store
+// may be back.
+func (t *Token) soon() *Token {
+	again := *t
+	again.RefreshAt = time.Now().Add(unsavedPause)
+	return &again
+}
+
+// settles reports whether old is t as soon returned it, and is asked for again because
+// the moment has come: then t will do, now that it is saved.
+func (t *Token) settles(old *Token, now time.Time) bool {
+	return !old.RefreshAt.IsZero() && !now.Before(old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
+}
+
+// storable returns t as a Store can keep it. A time that JSON cannot tell, as when
+// milliseconds are taken for seconds, is left out, for it is not worth a refresh token.
+func (t *Token) storable() (*Token, error) {
+	if err := t.checkText(); err != nil {
+		return nil, err
+	}
+	kept := *t
+	for _, at := range []*time.Time{&kept.Expiry, &kept.RefreshAt} {
+		if _, err := at.MarshalText(); err != nil {
+			*at = time.Time{}
+		}
+	}
+	return &kept, nil
 }

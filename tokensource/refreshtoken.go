@@ -69,3 +69,6 @@ func (r RefreshToken) Format(s fmt.State, verb rune) { io.WriteString(s, r.Strin
 
 // MarshalText returns [RefreshToken.String], so that JSON, XML and slog show no secret.
 func (r RefreshToken) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (r RefreshToken) MarshalBinary() ([]byte, error) { return nil, errBinary }

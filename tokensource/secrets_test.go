@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"encoding"
 	"encoding/base64"
+	"encoding/gob"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -73,6 +74,9 @@ func shown(v any) map[string]string {
 	all["json"] = fmt.Sprint(string(j), err)
 	x, err := xml.Marshal(v)
 	all["xml"] = fmt.Sprint(string(x), err)
+	b.Reset()
+	err = gob.NewEncoder(&b).Encode(v)
+	all["gob"] = fmt.Sprint(b.String(), err)
 	if err, ok := v.(error); ok {
 		for ; err != nil; err = errors.Unwrap(err) {
 			all["error"] += err.Error()
@@ -242,6 +246,55 @@ func TestAServerThatEchoesSecretsIsNotQuoted(t *testing.T) {
 			if !strings.Contains(got, "[redacted]") {
 				t.Errorf("post %t, %s: got %q, want the rest of it", post, field, got)
 			}
+		}
+	}
+}
+
+func TestASecretThatAServerEchoesInAnyEscapeIsNotQuoted(t *testing.T) {
+	const secret = "hush/with+slash&more"
+	for _, echoed := range []string{
+		"hush%2fwith%2bslash%26more",                                 // lower case
+		"hush%2fwith%2Bslash%26more",                                 // mixed
+		"%68us%68/with+slash&more",                                   // needless
+		"hush/with+slash&amp;more",                                   // HTML
+		"hush&#x2F;with&#43;slash&#38;more",                          // HTML by numbers
+		`hush\/with\u002bslash\u0026more`,                            // JSON in JSON
+		`hush\x2fwith\x2Bslash\x26more`,                              // JavaScript
+		"hush%252Fwith%252Bslash%2526more",                           // twice
+		"hush%2fwith%2bslash&amp;more",                               // a mixture
+		"hush%2fwith%2bslash%26more 100% &amp; hush/with+slash&more", // beside itself
+	} {
+		body, _ := json.Marshal(map[string]string{"error": "invalid_request", "error_description": "bad: " + echoed})
+		e := endpointReply(400, nil, string(body))
+		_, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: secret}).Token(t.Context(), nil)
+		if s := err.Error(); strings.Contains(s, "us") || strings.Contains(s, "more") || !strings.Contains(s, "bad: [redacted]") {
+			t.Errorf("%s: got %v, want it redacted", echoed, err)
+		}
+	}
+	text := "100% & more; see https://as.example/?a=%2f &amp; b"
+	body, _ := json.Marshal(map[string]string{"error": "invalid_request", "error_description": text})
+	e := endpointReply(400, nil, string(body))
+	_, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: secret}).Token(t.Context(), nil)
+	if refusal, ok := errors.AsType[*tokensource.EndpointError](err); !ok || refusal.Description != text {
+		t.Errorf("without the secret: got %v, want %q as it came", err, text)
+	}
+}
+
+func TestAReplyMayBeginWithAByteOrderMark(t *testing.T) {
+	e := endpointReply(200, nil, "\ufeff"+`{"access_token":"a","refresh_token":"R2"}`)
+	got, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: "R1"}).Token(t.Context(), nil)
+	if wantToken(t, got, err, "a"); got != nil && got.RefreshToken != "R2" {
+		t.Errorf("got the refresh token %s, want R2", got.RefreshToken)
+	}
+}
+
+func TestGobOfASecretIsAnErrorThatNamesMarshal(t *testing.T) {
+	for _, v := range []any{
+		hushToken, &hushToken, hushEndpoint, tokensource.RefreshToken{RefreshToken: hush}, tokensource.ClientCredentials{Endpoint: hushEndpoint},
+		tokensource.Encrypted{Keys: [][]byte{[]byte(hush)}}, tokensource.SignedJWT{Issuer: "a"},
+	} {
+		if err := gob.NewEncoder(io.Discard).Encode(v); err == nil || !strings.Contains(err.Error(), "tokensource.Marshal") {
+			t.Errorf("%T: got %v, want an error that names tokensource.Marshal", v, err)
 		}
 	}
 }

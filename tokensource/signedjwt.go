@@ -145,6 +145,9 @@ func (s SignedJWT) Format(f fmt.State, verb rune) { io.WriteString(f, s.String()
 // MarshalText returns [SignedJWT.String], so that JSON, XML and slog show no secret.
 func (s SignedJWT) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (s SignedJWT) MarshalBinary() ([]byte, error) { return nil, errBinary }
+
 // ParsePrivateKey reads the first private key in a PEM text: PKCS #8, PKCS #1 or
 // SEC 1. The error tells what is there instead; an encrypted key must be
 // decrypted first.

@@ -28,6 +28,14 @@ type forgetter interface {
 	Forget(ctx context.Context) error
 }
 
+// A keeper is a Source that keeps the newest login, logout or token outside of this
+// process. A wrapper round a [Stored] passes this on, as it does Set and Forget.
+type keeper interface {
+	// Pending reports whether this process alone has it, and must not lose it. A
+	// Set or Forget that fails leaves it pending, and the next call of Token saves it.
+	Pending() bool
+}
+
 // Func is a Source made of a function, for a login API of one's own or another
 // library's tokens. Put a [Cache] over it, unless it caches by itself. It is
 // called with a nil old for the first token, and must answer that too: with

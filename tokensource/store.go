@@ -53,6 +53,7 @@ type StoreError struct {
 // storeError is a Store's failure, or what a Store around it says of the value: that
 // does not mean that the Store is away.
 func storeError(op, key string, err error) *StoreError {
+	err = sound(err)
 	if e, _ := errors.AsType[*StoreError](err); e != nil && e.Op == opDecode {
 		return e
 	}

@@ -1,16 +1,16 @@
 package tokensource
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
 // Stored shares one token of its Source among many processes: while one obtains
@@ -20,13 +20,15 @@ import (
 // A new token is saved before it is used. A save that fails is tried again for 15 s,
 // while the lock is held; a token that could not be saved is used all the same,
 // and saved with the next call. Where the store was emptied or is behind, the
-// newest token that this process knows goes on.
+// newest token that a process knows is saved again with its next call.
 //
 // No store can help a process that is killed after the server has ended its
 // refresh token and before the next one is saved: the user must log in again.
 //
 // Expiry is kept as a time of day, so the clocks of the processes should agree
-// to within seconds.
+// to within seconds. An Expiry or RefreshAt that JSON cannot tell, as when
+// milliseconds are taken for seconds, counts as unknown; a token whose text is not UTF-8 is
+// an error.
 //
 // Stored is safe for concurrent use, and must not be copied after its first use.
 type Stored struct {
@@ -52,11 +54,9 @@ type Stored struct {
 	// that of a RefreshToken: one that a Func keeps to itself is not seen.
 	Unshared bool
 
-	mu      sync.Mutex // guards what follows
-	last    record     // the newest known here, stored or not
-	unsaved bool       // last is yet to be saved,
-	tried   bool       // or it is, and only the answer was lost
-	lost    record     // what was last and untried when the Store had a later one
+	mu     sync.Mutex // guards what follows
+	newest known      // stored or pending
+	logins int        // calls of Set and Forget that have not returned
 }
 
 // Bounds of Stored.
@@ -64,8 +64,6 @@ const (
 	maxKey       = 200
 	storeTime    = 5 * time.Second // for the store to answer, or it is away
 	saveTime     = 15 * time.Second
-	firstWait    = 25 * time.Millisecond
-	longestWait  = time.Second
 	unsavedPause = time.Second
 )
 
@@ -87,20 +85,50 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 		token, err = s.look(ctx, key, old)
 		return err
 	})
-	if failed, ok := err.(asked); ok {
+	failed, ofSource := err.(asked)
+	failure, ofStore := errors.AsType[*StoreError](err)
+	switch {
+	case err == nil:
+		return token, nil
+	case ofSource:
 		return nil, failed.error
-	}
-	if failure, ok := errors.AsType[*StoreError](err); ok && failure.Op != opDecode {
+	case ofStore && failure.Op != opDecode:
 		return s.without(ctx, old, err)
 	}
-	return token, err
+	return nil, err
 }
 
 // asked is an error of Source, which may look like one of Store, but is not.
 type asked struct{ error }
 
+// errEnded says what the Store tells to all processes.
+var errEnded = fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
+
 // look returns what the Store has, if that will do, or locks it and obtains a token.
 func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
+	value, err := s.load(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := s.learn(key, value, false)
+	if err != nil {
+		return nil, err
+	}
+	switch newest.verdict(old) {
+	case serve:
+		return newest.token, nil
+	case relogin:
+		return nil, errEnded
+	}
+	var token *Token
+	err = s.lock(ctx, key, s.timeout()+saveTime, func(t turn) (err error) {
+		token, err = s.obtain(t, old)
+		return err
+	})
+	return token, err
+}
+
+func (s *Stored) load(ctx context.Context, key string) ([]byte, error) {
 	patience, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
 	value, err := s.Store.Load(patience, key)
@@ -110,331 +138,95 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 	case err != nil:
 		return nil, storeError(opLoad, key, err)
 	}
-	if err := s.learn(key, value); err != nil {
-		return nil, err
-	}
-	token, _, err := s.known(old)
-	if token != nil || err != nil && err != errUnsaved {
-		return token, err
-	}
-	err = s.locked(ctx, key, s.timeout()+saveTime, func(lock context.Context, save func([]byte) error) error {
-		t, base, err := s.known(old) // another may have been faster
-		if t == nil && err == nil {
-			t, err = s.exchange(lock, key, base, save)
-		}
-		token = t
-		return err
-	})
-	return token, err
+	return value, nil
 }
 
-// locked calls fn with the lock of key, once nothing is unsaved. The context
-// that fn gets lives as long as the lock does, whatever becomes of ctx.
-func (s *Stored) locked(ctx context.Context, key string, life time.Duration, fn func(context.Context, func([]byte) error) error) error {
-	lock, cancel := context.WithTimeout(context.WithoutCancel(ctx), life)
-	defer cancel()
-	patience, done := context.WithTimeout(ctx, storeTime)
-	defer done()
-	stop := context.AfterFunc(patience, cancel)
-	defer stop()
-	ran, result := false, error(nil)
-	err := s.Store.Update(lock, key, func(value []byte, save func([]byte) error) error {
-		if !stop() {
-			return patience.Err()
-		}
-		ran = true
-		if result = s.learn(key, value); result == nil {
-			result = s.flush(lock, key, save)
-		}
-		if result == nil {
-			result = fn(lock, save)
-		}
-		return result
-	})
-	switch {
-	case ran: // what became of the lock afterwards does not matter
-		return result
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, ErrLocked):
-		return err
-	}
-	return storeError(opUpdate, key, cmp.Or(err, errNotCalled))
-}
-
-var (
-	errNotCalled = errors.New("the store did not call fn")
-	errNoTime    = errors.New("the store was too slow, no time is left for an exchange")
-	errUnsaved   = fmt.Errorf("tokensource: a token is yet to be saved: %w", ErrLocked)
-)
-
-// exchange asks Source with the newest token, and saves what comes: also that a
-// refresh token is dead, which the others need not find out. The end of the
-// lock's life is for the save.
-func (s *Stored) exchange(lock context.Context, key string, base record, save func([]byte) error) (*Token, error) {
-	end, _ := lock.Deadline()
-	call, cancel := context.WithDeadline(lock, end.Add(-saveTime))
-	defer cancel()
-	if call.Err() != nil {
-		return nil, &StoreError{opUpdate, key, errNoTime}
-	}
-	began := time.Now()
-	token, err := s.Source.Token(call, base.token)
-	if err == nil {
-		err = token.check()
-	}
-	next := record{gen: base.gen + 1}
-	switch {
-	case err == nil:
-		next.token = token.withLifetime(began)
-	case needsLogin(err) && (s.spends(base) || base.token != nil && !base.token.good(time.Now())):
-		next.reauthenticate = true
-	default:
-		return nil, asked{err}
-	}
-	s.keep(next)
-	failed := s.save(lock, key, next, save)
-	switch {
-	case err != nil:
-		return nil, asked{err}
-	case failed != nil:
-		return next.token.soon(), nil
-	}
-	return next.token, nil
-}
-
-// keep makes r the newest, unless somebody has logged in or out meanwhile.
-func (s *Stored) keep(r record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.gen > s.last.gen {
-		s.put(r)
-	}
-}
-
-// flush saves what is unsaved.
-func (s *Stored) flush(lock context.Context, key string, save func([]byte) error) error {
-	s.mu.Lock()
-	last, unsaved := s.last, s.unsaved
-	s.mu.Unlock()
-	if !unsaved {
-		return nil
-	}
-	return s.save(lock, key, last, save)
-}
-
-// save saves r, and tries for 15 s or until the lock is lost.
-func (s *Stored) save(lock context.Context, key string, r record, save func([]byte) error) error {
-	data, err := r.encode()
-	if err != nil {
-		return &StoreError{opSave, key, err}
-	}
-	s.mu.Lock()
-	s.tried = s.tried || s.last == r
-	s.mu.Unlock()
-	lock, cancel := context.WithTimeout(lock, saveTime)
-	defer cancel()
-	err = spaced(lock, func() error { return save(data) }, func(err error) bool { return !errors.Is(err, ErrLocked) })
-	if err != nil {
-		return &StoreError{opSave, key, err}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last == r {
-		s.unsaved = false
-	}
-	return nil
-}
-
-// learn takes what the Store holds, if it is newer than what is known here. A
-// value of the same generation is no news, unless what is known here was never saved.
-func (s *Stored) learn(key string, value []byte) error {
+// learn takes what the Store holds, unless what is known here is newer, and
+// returns the newest. Under the lock it makes that ready to be saved.
+func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	var stored record
 	if value != nil {
 		if err := stored.decode(value); err != nil {
-			return &StoreError{opDecode, key, err}
+			return known{}, &StoreError{opDecode, key, err}
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.unsaved && !s.tried && stored.gen >= s.last.gen {
-		s.lost = s.last
+	s.newest.Awaited = s.logins > 0
+	switch generation := s.newest.Newest(stored.Record); {
+	case generation == 0:
+		s.newest = saved(stored)
+	case locked:
+		s.newest.Known = s.newest.Above(stored.Record, generation)
+	case s.newest.Outcome == lineage.Saved: // the Store was emptied, or is behind
+		s.newest.Outcome = lineage.Untried
 	}
-	if stored.gen > s.last.gen || stored.gen == s.last.gen && s.unsaved {
-		s.last, s.unsaved = stored, false
-	}
-	return nil
-}
-
-// put makes r the newest, to be saved; s.mu is held.
-func (s *Stored) put(r record) { s.last, s.unsaved, s.tried = r, true, false }
-
-// known returns the newest token if it is saved, good and another one than old;
-// else the record from which to go on. errUnsaved means that the lock is needed
-// first.
-func (s *Stored) known(old *Token) (*Token, record, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.unsaved:
-		return nil, record{}, errUnsaved
-	case s.last.reauthenticate:
-		return nil, record{}, fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
-	case s.last.token.good(time.Now()) && !s.last.token.same(old):
-		return s.last.token, record{}, nil
-	}
-	return nil, s.last, nil
+	return s.newest, nil
 }
 
 // without answers while the Store is away, which err says.
 func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, error) {
 	s.mu.Lock()
-	last := s.last
+	last := s.newest
 	s.mu.Unlock()
-	if last.token.good(time.Now()) && !last.token.same(old) {
+	switch {
+	case last.token.good(time.Now()) && !last.token.same(old):
 		return last.token.soon(), nil
-	}
-	if last.reauthenticate {
-		return nil, fmt.Errorf("%w: the stored token was refused or forgotten, and %w", ErrReauthenticate, err)
-	}
-	if !s.Unshared || s.spends(last) || s.spends(record{token: old}) {
+	case last.Ended:
+		return nil, fmt.Errorf("%w, and %w", errEnded, err)
+	case !s.Unshared || s.spends(last.token) || s.spends(old):
 		return nil, err
 	}
-	began := time.Now()
-	token, err := s.Source.Token(ctx, old)
-	if err != nil || token.check() != nil {
-		return token, err
+	ctx, cancel := context.WithTimeout(ctx, s.timeout())
+	defer cancel()
+	token, err := s.ask(ctx, old)
+	if err != nil {
+		return nil, err
 	}
-	s.keep(record{gen: last.gen + 1, token: token.withLifetime(began)})
+	s.keep(last.follower(token))
 	return token, nil
 }
 
-// spends reports whether to go on from base spends a refresh token.
-func (s *Stored) spends(base record) bool {
-	if base.token != nil {
-		return base.token.RefreshToken != ""
+// ask asks Source, and checks what it gives before anything is done with it.
+func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
+	began := time.Now()
+	token, err := s.Source.Token(ctx, old)
+	if err != nil {
+		return nil, sound(err)
+	}
+	if err := token.check(); err != nil {
+		return nil, err
+	}
+	if token, err = token.storable(); err != nil {
+		return nil, err
+	}
+	return token.withLifetime(began), nil
+}
+
+// spends reports whether to go on from a token spends a refresh token.
+func (s *Stored) spends(base *Token) bool {
+	if base != nil {
+		return base.RefreshToken != ""
 	}
 	r, ok := s.Source.(*RefreshToken)
 	return ok && r.RefreshToken != ""
 }
 
-// soon returns a copy that the Cache asks for again in a moment, when the Store
-// may be back.
-func (t *Token) soon() *Token {
-	again := *t
-	again.RefreshAt = time.Now().Add(unsavedPause)
-	return &again
-}
-
-// Set saves the token of a login, whatever the Store holds, and so hands it to
-// all processes. It waits for the lock until ctx ends. If it fails, the next
-// call of Token saves it, unless somebody has logged in or out since.
-func (s *Stored) Set(ctx context.Context, token *Token) error {
-	if err := checkLogin(token); err != nil {
-		return err
-	}
-	return s.force(ctx, record{token: token.withLifetime(time.Now())})
-}
-
-// Forget saves that the user has logged out: no process obtains a token any more
-// until Set, in any process. Access tokens in use elsewhere live on until they
-// expire or are refused. It waits for the lock until ctx ends. If it fails, the
-// next call of Token saves it, as with Set.
-func (s *Stored) Forget(ctx context.Context) error {
-	return s.force(ctx, record{reauthenticate: true})
-}
-
-// force makes r the newest. Its generation is far above what exchanges count to:
-// a process that knows more than the Store, because that was emptied, must not
-// think that r is old.
-func (s *Stored) force(ctx context.Context, r record) error {
-	key, err := s.key()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	r.gen = max(s.last.gen+1, uint64(max(0, time.Now().UnixMilli())))
-	s.lost = record{}
-	s.put(r)
-	s.mu.Unlock()
-	return s.retry(ctx, func() error {
-		return s.locked(ctx, key, saveTime, func(lock context.Context, save func([]byte) error) error {
-			s.mu.Lock()
-			if s.lost == r { // the Store had a later one, but this is the newest
-				r.gen = s.last.gen + 1
-				s.lost = record{}
-				s.put(r)
-			}
-			s.mu.Unlock()
-			return s.flush(lock, key, save)
-		})
-	})
-}
-
-// Replace saves next, which a server has sent along with an answer to old, if
-// old is still the newest; see [Cache.Replace]. It takes at most 5 s, and does not
-// wait if somebody else has the lock: the next call of Token saves next, unless
-// there is a newer one.
-func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
-	if err := checkLogin(next); err != nil {
-		return err
-	}
-	key, err := s.key()
-	if err != nil {
-		return err
-	}
-	if !s.replace(old, *next) {
-		return nil
-	}
-	err = s.locked(ctx, key, storeTime, func(context.Context, func([]byte) error) error { return nil })
-	if errors.Is(err, ErrLocked) {
-		return nil
-	}
-	return err
-}
-
-func (s *Stored) replace(old *Token, next Token) bool {
+// keep makes k the newest, unless there is a later login, logout or token.
+func (s *Stored) keep(k known) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.last.token.same(old) {
-		return false
-	}
-	if next.RefreshToken == "" {
-		next.RefreshToken = s.last.token.RefreshToken
-	}
-	gen := s.last.gen
-	if !s.unsaved { // else another process may have counted on from the same
-		gen++
-	}
-	s.put(record{gen: gen, token: next.withLifetime(time.Now())})
-	return true
-}
-
-// retry calls try until nobody else has the lock, or ctx ends.
-func (s *Stored) retry(ctx context.Context, try func() error) error {
-	locked := func(err error) bool { return errors.Is(err, ErrLocked) }
-	if err := spaced(ctx, try, locked); !locked(err) {
-		return err
-	}
-	return ctx.Err()
-}
-
-// spaced calls try until it succeeds, or fails in a way that is not worth another
-// try, or ctx ends. It returns the last error of try.
-func spaced(ctx context.Context, try func() error, again func(error) bool) error {
-	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		err := try()
-		if err == nil || !again(err) || sleep(ctx, wait/2+rand.N(wait/2)) != nil {
-			return err
-		}
+	if k.Generation > s.newest.Generation {
+		s.newest = k
 	}
 }
 
-// pending reports whether a token would be lost if this Stored were.
-func (s *Stored) pending() bool {
+// Pending reports whether a token, a login or a logout is yet to be saved, and would
+// be lost with this Stored. The next call of Token saves it.
+func (s *Stored) Pending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unsaved
+	return s.newest.Outcome != lineage.Saved
 }
 
 // A fingerprinter is a Source whose configuration tells whose tokens it obtains.

@@ -138,14 +138,53 @@ func TestALateTokenOfAnAnswerDoesNotConcernTheStore(t *testing.T) {
 	}
 }
 
-func TestATokenThatNoStoreCanKeepIsUsedAndTold(t *testing.T) {
+// millis is what an Expiry is if milliseconds are taken for seconds: no JSON has such a year.
+func millis() time.Time { return time.Unix(time.Now().Add(time.Hour).UnixMilli(), 0) }
+
+func TestATokenWhoseTimesNoStoreCanKeepIsSavedWithoutThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newProcess(new(storetest.Memory), new(family)).stored
-		login := &Token{AccessToken: "login", Expiry: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)} // no JSON has such a year
-		if err := s.Set(t.Context(), login); !isStoreError(err, "save") {
-			t.Errorf("got %v, want a StoreError of save", err)
+		for name, obtain := range map[string]func(s *tokensource.Stored, bad *Token) error{
+			"of the source": func(s *tokensource.Stored, bad *Token) error {
+				s.Source = tokensource.Static(bad)
+				return second(s.Token(t.Context(), nil))
+			},
+			"of a login": func(s *tokensource.Stored, bad *Token) error { return s.Set(t.Context(), bad) },
+			"of an answer": func(s *tokensource.Stored, bad *Token) error {
+				old := &Token{AccessToken: "old"}
+				return errors.Join(s.Set(t.Context(), old), s.Replace(t.Context(), old, bad))
+			},
+		} {
+			store := new(storetest.Memory)
+			s := newProcess(store, new(family)).stored
+			err := obtain(s, &Token{AccessToken: "a", RefreshToken: "refresh-0", Expiry: millis(), RefreshAt: millis()})
+			if v := value(t, store); err != nil || v.Token.Access_Token != "a" || v.Token.Refresh_Token != "refresh-0" || s.Pending() {
+				t.Errorf("%s: got %v, the store has %+v, want the token saved", name, err, v)
+			}
+			s.Source = new(family)
+			got, err := s.Token(t.Context(), &Token{AccessToken: "a"})
+			wantToken(t, got, err, "access-1")
 		}
 	})
+}
+
+func TestATokenThatIsNotUTF8IsAnErrorAndNotPending(t *testing.T) {
+	store, old := new(storetest.Memory), &Token{AccessToken: "old"}
+	for _, bad := range []*Token{{AccessToken: "a", RefreshToken: "R\xff1"}, {AccessToken: "a", TokenType: "\xff"}} {
+		s := newProcess(store, tokensource.Static(bad)).stored
+		for what, err := range map[string]error{
+			"Token":   second(s.Token(t.Context(), nil)),
+			"Set":     s.Set(t.Context(), bad),
+			"Replace": s.Replace(t.Context(), old, bad),
+			"Marshal": second(tokensource.Marshal(bad)),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "not UTF-8") || strings.Contains(err.Error(), "R") || s.Pending() {
+				t.Errorf("%s: got %v, pending: %t, want an error that says it is not UTF-8", what, err, s.Pending())
+			}
+		}
+	}
+	if data, _ := store.Load(t.Context(), "key"); data != nil {
+		t.Errorf("the store has %s, want nothing", data)
+	}
 }
 
 func TestAKeyOf200BytesIsNotTooLong(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -74,6 +75,14 @@ func checkLogin(t *Token) error {
 	return nil
 }
 
+// checkText tells what JSON would change.
+func (t *Token) checkText() error {
+	if !utf8.ValidString(t.AccessToken) || !utf8.ValidString(t.RefreshToken) || !utf8.ValidString(t.TokenType) {
+		return errors.New("tokensource: access_token, refresh_token or token_type is not UTF-8")
+	}
+	return nil
+}
+
 // invisible reports whether r is not one of the visible characters of ASCII.
 func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
@@ -118,6 +127,12 @@ func (t Token) Format(s fmt.State, verb rune) { io.WriteString(s, t.String()) }
 // MarshalText returns [Token.String], so that JSON, XML and slog show no secret.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// MarshalBinary returns an error, so that gob and its like write no secret.
+func (t Token) MarshalBinary() ([]byte, error) { return nil, errBinary }
+
+// errBinary says why MarshalBinary fails: what it writes would be read again one day.
+var errBinary = errors.New("tokensource: secrets are not marshalled in binary form; a token is stored with tokensource.Marshal")
+
 // UnmarshalText returns an error: what MarshalText wrote has no token in it.
 func (t *Token) UnmarshalText([]byte) error {
 	return errors.New("tokensource: a token is read with tokensource.Unmarshal")
@@ -133,10 +148,14 @@ type stored struct {
 }
 
 // Marshal returns the token with its secrets as JSON, with the field names of
-// golang.org/x/oauth2, for a place that keeps secrets.
+// golang.org/x/oauth2, for a place that keeps secrets. It fails for what JSON
+// cannot tell: text that is not UTF-8, a year beyond 9999.
 func Marshal(t *Token) ([]byte, error) {
 	if t == nil {
 		return nil, errors.New("tokensource: Marshal of a nil token")
+	}
+	if err := t.checkText(); err != nil {
+		return nil, err
 	}
 	return json.Marshal(stored(*t))
 }

@@ -25,6 +25,7 @@ func subjects() []*subject {
 	return []*subject{
 		{dir: "internal/replay", tests: []string{"internal/replay", "transport"}},
 		{dir: "transport", tests: []string{"transport", "."}},
+		{dir: "internal/lineage", tests: []string{"internal/lineage", "tokensource"}},
 		{dir: "tokensource", tests: []string{"tokensource", "transport", "."}},
 	}
 }

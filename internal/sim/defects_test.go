@@ -77,18 +77,14 @@ var defects = []defect{
 		`if token.RefreshToken == "" {`, `if false {`}},
 	{"invalid_grant is a failure like others", "tokensource/refreshtoken.go", []string{
 		`refusal.Code == "invalid_grant" && `, `refusal.Code == "" && `}},
-	{"the store has no generations", "tokensource/stored.go", []string{
-		`if stored.gen > s.last.gen || stored.gen == s.last.gen && s.unsaved {`, `if stored.gen != s.last.gen || s.unsaved {`}},
-	{"the lock is free before the save", "tokensource/stored.go", []string{
-		`failed := s.save(lock, key, next, save)`, `var failed error`}},
-	{"a save is tried once", "tokensource/stored.go", []string{
-		`func(err error) bool { return !errors.Is(err, ErrLocked) })
-	if err != nil {`, `func(error) bool { return false })
-	if err != nil {`}},
-	{"a dead refresh token is not noted in the store", "tokensource/stored.go", []string{
-		`		next.reauthenticate = true
-`, `		return nil, asked{err}
-`}},
+	{"the store has no generations", "internal/lineage/lineage.go", []string{
+		`newest := k.Generation > stored.Generation`, `newest := false`}},
+	{"the lock is free before the save", "tokensource/storedlock.go", []string{
+		`_, failed := s.save(t, next)`, `var failed error`}},
+	{"a save is tried once", "tokensource/storedlock.go", []string{
+		`}, func(err error) bool { return !errors.Is(err, ErrLocked) })`, `}, func(error) bool { return false })`}},
+	{"a dead refresh token is not noted in the store", "tokensource/storedlock.go", []string{
+		`if err != nil && !(needsLogin(err) && s.ends(base.token)) {`, `if err != nil {`}},
 	{"the budget is not given back", "internal/replay/body.go", []string{
 		`b.budget.give(b.taken)`, `b.budget.give(0)`}},
 	{"the first attempt is not held", "internal/replay/body.go", []string{

@@ -247,7 +247,7 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 		}
 	case x.fault != "" && x.epoch == len(w.ops):
 		failed := x.ended
-		if limit := x.began.Add(w.timeout); limit.Before(failed) {
+		if limit := x.since.Add(w.timeout); limit.Before(failed) {
 			failed = limit
 		}
 		least := 100 * time.Millisecond
@@ -285,6 +285,10 @@ func (e endpoint) answer(req *http.Request, refresh string, x *exchange) (*http.
 	f := w.fault
 	w.mu.Lock()
 	down, calm := x.began.Before(w.downTill), w.calm
+	end := x.since.Add(24 * time.Second)
+	if w.plan.processes > 1 {
+		end = w.store.till
+	}
 	w.mu.Unlock()
 	if calm {
 		f = faults{}
@@ -293,8 +297,8 @@ func (e endpoint) answer(req *http.Request, refresh string, x *exchange) (*http.
 	if d.chance(f.slow) {
 		way = 2 * w.timeout
 	}
-	if d.chance(f.stubborn) { // a transport that does not look at the context
-		ctx, way = context.Background(), min(2*w.timeout, 12*time.Second) // a lock lives as long
+	if d.chance(f.stubborn) { // a transport that does not look at the context, but the lock outlives it, even if it sends again
+		ctx, way = context.Background(), max(1, min(2*w.timeout, time.Until(end)/2))
 	}
 	if err := pause(ctx, d.upTo(way)); err != nil {
 		return nil, x.fails(err)

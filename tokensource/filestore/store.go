@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 )
@@ -28,8 +29,9 @@ import (
 // process at any moment, and a crash of the machine: a value is written beside
 // the old one, synced, and renamed. The lock of a process that died is free at once.
 //
-// It trusts nobody but its own user and root. A directory that others can write
-// and a file that others can read are errors that name them. Whoever is the user
+// It trusts nobody but its own user and root. A directory or a file that belongs to another user, a directory that others
+// can write, and a file that others can read are errors that name them. It does not look at what is above
+// Dir: whoever can write there can put another directory in its place. Whoever is the user
 // reads the tokens: [tokensource.Encrypted] over a Store helps if the key is
 // kept elsewhere.
 //
@@ -42,7 +44,7 @@ import (
 // Nothing can help where a machine crashes, or a backup is restored, such that
 // an old refresh token comes back that the server has ended.
 type Store struct {
-	// Dir is the directory. It is made, with mode 0700, by the first Update. Each key has a directory
+	// Dir is the directory. The first Update makes it and those above that are missing, with mode 0700. Each key has a directory
 	// in it, named by a hash of the key, which stays for ever.
 	Dir string
 }
@@ -73,7 +75,9 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Update calls fn with the lock of key, when it has made room on the disk for
-// a value.
+// a value: 16 KiB, or twice the last value. On Linux the room is kept by fallocate(2), where the
+// file system knows it: then a disk that fills up meanwhile does not stop the save, also on btrfs. Elsewhere zeros are written, and a
+// file system that compresses or copies on write, such as ZFS, may keep no room for them.
 func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -109,18 +113,35 @@ func (s *Store) make(dir string) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return wrap(err)
-	}
-	if err := s.check(dir); err != nil {
+	if err := makeAll(dir); err != nil {
 		return err
 	}
-	return syncDir(s.Dir)
+	return s.check(dir)
+}
+
+// makeAll makes a directory and those above it, and syncs what they were made in.
+func makeAll(dir string) error {
+	parent := filepath.Dir(dir)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := makeAll(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may have been faster
+		return wrap(err)
+	}
+	return syncDir(parent)
 }
 
 // check refuses directories in which others could put a token.
 func (s *Store) check(dir string) error {
 	for _, path := range []string{s.Dir, dir} {
+		link, err := os.Lstat(path)
+		if err != nil {
+			return wrap(err)
+		}
 		info, err := os.Stat(path)
 		switch {
 		case err != nil:
@@ -130,6 +151,18 @@ func (s *Store) check(dir string) error {
 		case info.Mode()&0o022 != 0:
 			return fmt.Errorf("filestore: %s has mode %04o: others can write to it", path, info.Mode().Perm())
 		}
+		if err := errors.Join(foreign(path, link), foreign(path, info)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foreign refuses what belongs to another user, who may change it at any time.
+func foreign(path string, info fs.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if own := os.Geteuid(); ok && stat.Uid != 0 && int(stat.Uid) != own {
+		return fmt.Errorf("filestore: %s belongs to user %d, not to root or user %d", path, stat.Uid, own)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ const pendingPrefix = "." + tokenFile
 // reserved is room for any value but an unusual one.
 const reserved = 16 << 10
 
-// reserve makes a file for the next value and fills it, so that a full disk, a
+// reserve makes a file for the next value with room for it, so that a full disk, a
 // quota or a read-only file system shows before fn is called.
 func (u *update) reserve() error {
 	next, err := renameio.NewPendingFile(u.path(tokenFile), renameio.WithTempDir(u.dir), renameio.WithStaticPermissions(0o600))
@@ -98,7 +98,7 @@ func (u *update) reserve() error {
 		return wrap(err)
 	}
 	u.next = next
-	if _, err := next.Write(make([]byte, max(reserved, 2*len(u.value)))); err != nil {
+	if err := allocate(next.File, max(reserved, 2*len(u.value))); err != nil {
 		u.drop()
 		return wrap(err)
 	}
@@ -190,6 +190,9 @@ func read(path string) ([]byte, error) {
 		return nil, wrap(err)
 	case info.Mode()&0o077 != 0:
 		return nil, fmt.Errorf("filestore: %s has mode %04o: others can read or write it", path, info.Mode().Perm())
+	}
+	if err := foreign(path, info); err != nil {
+		return nil, err
 	}
 	value, err := io.ReadAll(f)
 	if err != nil {

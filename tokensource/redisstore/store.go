@@ -17,8 +17,8 @@
 // When a lock or a value is lost, two processes may spend the same refresh
 // token, and strict servers end the login for that. The worst case is
 // [tokensource.ErrReauthenticate] and a new login, whose token Set saves for
-// everybody; otherwise, whoever knows the newest token goes on with it and saves
-// the next. To lose nothing:
+// everybody; otherwise, a process that knows the newest token saves it again with its next
+// look. To lose nothing:
 //
 //   - appendonly yes and appendfsync always. With everysec, a crash may lose the
 //     last second or two. Without appendonly, a restart is as bad as FLUSHALL, or
@@ -29,8 +29,8 @@
 //     min-replicas-to-write makes that rarer.
 //   - No redis.Ring: one that misses a shard looks for its keys on another.
 //
-// Values are the tokens themselves. [tokensource.Encrypted] around a Store keeps
-// them from those who can read Redis or its backups.
+// Values are the tokens themselves: MONITOR and SLOWLOG show them, the append-only file and backups hold
+// them. Put [tokensource.Encrypted] over a Store, with a key that is kept elsewhere.
 package redisstore
 
 import (

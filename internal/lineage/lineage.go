@@ -1,0 +1,102 @@
+// Package lineage tells which of two records is the newest: the one that a process
+// knows, or the one that the store has.
+//
+// A record counts on from the record that it follows, under the lock of the store. So
+// the greater generation is the newer record, as long as each process reads what it
+// replaces. A login and a logout replace what they find. Until they are saved, their
+// generation is only a time of day of one process. Therefore they have a name, which
+// all that follows inherits: it tells descendants and strangers apart, whatever the
+// clocks say.
+package lineage
+
+// A Record is what places a stored record among the others of its key.
+type Record struct {
+	Generation uint64 // greater than that of the record before; zero: there is none
+	Login      string // names the login or logout that it descends from; empty: none, or one of a release that names none
+	Ended      bool   // it has no token: the refresh token was refused, or the user has logged out
+}
+
+// An Outcome is what became of saving a record.
+type Outcome int
+
+// The outcomes.
+const (
+	Saved   Outcome = iota // the store has it, or had it
+	Untried                // it is to be saved
+	Refused                // each attempt replaced nothing
+	Unknown                // an attempt may have saved it, or may still do so
+)
+
+// A Known record is the newest that a process knows, saved or pending.
+type Known struct {
+	Record
+	Outcome Outcome
+
+	// Spent says that it has the same refresh token as the record before.
+	Spent bool
+
+	// Begins says that it is a login or a logout itself, and is pending. Then the following count.
+	Begins  bool
+	Over    string // the login that it replaces, as far as the process knows
+	Awaited bool   // Set or Forget has not returned: it must not be dropped
+}
+
+// Tolerance is by how many milliseconds clocks may differ.
+const Tolerance = 10_000
+
+// Newest returns the generation under which k is to be saved, because k is newer than
+// what the store has. Zero means that the store has the newest, and nothing is to
+// be saved.
+//
+//	k             the store has      k is the newest if
+//	not Begins    another login      its generation is greater
+//	or Begins     its own login      its generation is greater, or
+//	                                 it is as great, and pending, and the store tells of a refusal of
+//	                                 the refresh token that k has exchanged: k is not Ended nor Spent
+//
+//	Begins        the store has      k Awaited                      k left over
+//	              nothing            yes                            yes
+//	              no login           yes, unless Unknown and        its time is later
+//	                                 of a lesser generation
+//	              the login Over     yes                            yes
+//	              another login      yes                            its time is later
+//
+// Its time is later if its generation is greater by more than Tolerance: the generation of a login is
+// a time. One that is left over yields to a login of about the same time, because its own Set has
+// returned an error, and that of the other may have returned nil. One that is awaited yields to none but
+// its own descendants: the other login may have been left over for long.
+func (k Known) Newest(stored Record) uint64 {
+	newest := k.Generation > stored.Generation
+	switch {
+	case k.Begins && k.Login != stored.Login && stored.Generation > 0:
+		newest = k.replaces(stored)
+	case k.Generation == stored.Generation && k.Outcome != Saved && k.Login == stored.Login:
+		newest = stored.Ended && !k.Ended && !k.Spent
+	}
+	if !newest {
+		return 0
+	}
+	return max(k.Generation, stored.Generation+1)
+}
+
+// replaces reports whether a pending login or logout replaces a record that does not
+// descend from it by name.
+func (k Known) replaces(stored Record) bool {
+	switch {
+	case k.Awaited && stored.Login == "": // a release that names no logins may have gone on from k
+		return k.Outcome != Unknown || k.Generation >= stored.Generation
+	case k.Awaited, stored.Login == k.Over && k.Over != "":
+		return true
+	}
+	return k.Generation > stored.Generation+Tolerance
+}
+
+// Above returns k as it is to be saved under the lock, where Newest has returned this
+// generation.
+func (k Known) Above(stored Record, generation uint64) Known {
+	k.Generation, k.Over = generation, stored.Login
+	if k.Outcome == Saved { // the store has lost it, or is behind
+		k.Outcome = Untried
+	}
+	return k
+}

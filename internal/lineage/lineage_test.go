@@ -1,0 +1,134 @@
+package lineage_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tokentripper/tokentripper/internal/lineage"
+)
+
+const mine = lineage.Tolerance * 10 // the generation of what is known here
+
+// generations are those of what the store has, from far below to far above.
+var generations = []uint64{mine - lineage.Tolerance - 1, mine - lineage.Tolerance, mine - 1, mine, mine + 1, mine + lineage.Tolerance + 1}
+
+// outcomes are those of what is known here, in the order of the tables' columns.
+var outcomes = []lineage.Outcome{lineage.Saved, lineage.Untried, lineage.Refused, lineage.Unknown}
+
+// check compares one cell: a row of a table has a letter for each of generations, k if
+// what is known here is the newest.
+func check(t *testing.T, name string, k lineage.Known, stored lineage.Record, row string) {
+	t.Helper()
+	k.Generation = mine
+	for i, generation := range generations {
+		stored.Generation = generation
+		want := uint64(0)
+		if row[i] == 'k' {
+			want = max(mine, generation+1)
+		}
+		if got := k.Newest(stored); got != want {
+			t.Errorf("%s: the store has %+v: got %d, want %d", name, stored, got, want)
+		}
+	}
+}
+
+// each calls fn with all values of what must not matter.
+func each(fn func(outcome lineage.Outcome, ended, spent bool)) {
+	for _, outcome := range outcomes {
+		for n := range 4 {
+			fn(outcome, n&1 > 0, n&2 > 0)
+		}
+	}
+}
+
+func TestOfAnotherLoginTheGreaterGenerationIsTheNewest(t *testing.T) {
+	each(func(outcome lineage.Outcome, ended, spent bool) {
+		for _, other := range []string{"", "over", "other"} {
+			for _, endedThere := range []bool{false, true} {
+				k := lineage.Known{Record: lineage.Record{Login: "own", Ended: ended}, Outcome: outcome, Spent: spent}
+				check(t, fmt.Sprintf("%+v", k), k, lineage.Record{Login: other, Ended: endedThere}, "kkksss")
+			}
+		}
+	})
+}
+
+// A token that came for a refresh token beats the news that this refresh token is dead.
+func TestOfOneLoginTheGreaterGenerationIsTheNewestAndATokenBeatsTheRefusalOfItsForerunner(t *testing.T) {
+	each(func(outcome lineage.Outcome, ended, spent bool) {
+		for _, login := range []string{"", "own"} {
+			for _, endedThere := range []bool{false, true} {
+				k := lineage.Known{Record: lineage.Record{Login: login, Ended: ended}, Outcome: outcome, Spent: spent}
+				for begins := range 2 {
+					row := "kkksss"
+					if endedThere && !ended && !spent && outcome != lineage.Saved {
+						row = "kkkkss"
+					}
+					k.Begins = begins > 0 && outcome != lineage.Saved
+					check(t, fmt.Sprintf("%+v", k), k, lineage.Record{Login: login, Ended: endedThere}, row)
+				}
+			}
+		}
+	})
+}
+
+// The lower half of the table.
+func TestALoginReplacesWhatItFindsAndOnceLeftOverNothingThatMayBeLater(t *testing.T) {
+	for login, rows := range map[string][2]string{ // left over, awaited
+		"":      {"ksssss", "kkkkkk"},
+		"over":  {"kkkkkk", "kkkkkk"},
+		"other": {"ksssss", "kkkkkk"},
+	} {
+		each(func(outcome lineage.Outcome, ended, spent bool) {
+			if outcome == lineage.Saved {
+				return // it does not begin any more
+			}
+			for awaited, row := range rows {
+				if login == "" && awaited > 0 && outcome == lineage.Unknown {
+					row = "kkkkss"
+				}
+				k := lineage.Known{
+					Record: lineage.Record{Login: "own", Ended: ended}, Outcome: outcome, Spent: spent,
+					Begins: true, Over: "over", Awaited: awaited > 0,
+				}
+				for _, endedThere := range []bool{false, true} {
+					check(t, fmt.Sprintf("%+v", k), k, lineage.Record{Login: login, Ended: endedThere}, row)
+				}
+				if k.Over = ""; login == "" { // no release has named a login yet
+					check(t, fmt.Sprintf("%+v", k), k, lineage.Record{}, row)
+				}
+			}
+		})
+	}
+}
+
+func TestAnEmptyStoreHasNothingNewer(t *testing.T) {
+	each(func(outcome lineage.Outcome, ended, spent bool) {
+		for how := range 4 {
+			k := lineage.Known{
+				Record: lineage.Record{Generation: 1, Login: strings.Repeat("l", how&1), Ended: ended}, Outcome: outcome, Spent: spent,
+				Begins: how&1 > 0 && outcome != lineage.Saved, Awaited: how&2 > 0,
+			}
+			if got := k.Newest(lineage.Record{}); got != 1 {
+				t.Errorf("%+v: got %d, want 1", k, got)
+			}
+		}
+	})
+	if got := (lineage.Known{}).Newest(lineage.Record{}); got != 0 {
+		t.Errorf("nothing is known: got %d, want 0", got)
+	}
+}
+
+func TestWhatIsSavedUnderTheLockStandsAboveWhatItReplaces(t *testing.T) {
+	stored := lineage.Record{Generation: 7, Login: "there"}
+	for _, k := range []lineage.Known{
+		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Untried, Begins: true, Over: "before", Awaited: true},
+		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Unknown, Begins: true, Over: "before"},
+		{Record: lineage.Record{Generation: 9, Login: "own"}, Outcome: lineage.Saved, Over: "before"},
+	} {
+		got, outcome := k.Above(stored, 9), max(k.Outcome, lineage.Untried)
+		if got.Generation != 9 || got.Outcome != outcome || got.Over != "there" || got.Begins != k.Begins {
+			t.Errorf("%+v: got %+v, want it %v in generation 9, over the store's login", k, got, outcome)
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package tokensource_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/storetest"
+)
+
+// nilErrors are what a function returns that declares an error of its own type and
+// does not set it, and errors that wrap the like.
+func nilErrors() map[string]error {
+	var (
+		ofURL      *url.Error
+		ofEndpoint *tokensource.EndpointError
+		ofStore    *tokensource.StoreError
+	)
+	return map[string]error{
+		"*url.Error":           ofURL,
+		"*EndpointError":       ofEndpoint,
+		"*StoreError":          ofStore,
+		"wrapped *url.Error":   fmt.Errorf("wrapped: %w", error(ofURL)),
+		"wrapped *StoreError":  fmt.Errorf("wrapped: %w", error(ofStore)),
+		"joined to *url.Error": errors.Join(unavailable, ofURL),
+	}
+}
+
+func TestANilPointerForAnErrorIsAnErrorAndEndsNothing(t *testing.T) {
+	for name, bad := range nilErrors() {
+		source := tokensource.Func(func(context.Context, *Token) (*Token, error) { return &Token{AccessToken: "a"}, bad })
+		for where, s := range map[string]tokensource.Source{
+			"Cache":  &tokensource.Cache{Source: source},
+			"Stored": newProcess(new(storetest.Memory), source),
+		} {
+			got, err := s.Token(t.Context(), nil)
+			if got != nil || err == nil || !strings.Contains(err.Error(), "nil pointer") {
+				t.Errorf("%s of %s: got %v and %v, want an error that tells of a nil pointer", name, where, got, err)
+			}
+		}
+	}
+}
+
+func TestAPanicInOnRefreshIsLoggedAndEndsNothing(t *testing.T) {
+	var logged bytes.Buffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&logged)
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{
+			Source:    tokensource.Static(&Token{AccessToken: "a"}),
+			OnRefresh: func(tokensource.Refresh) { panic("boom") },
+		}
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "a")
+		synctest.Wait()
+	})
+	if s := logged.String(); !strings.Contains(s, "OnRefresh panicked: boom") || !strings.Contains(s, "errors_test.go") {
+		t.Errorf("logged %q, want the panic and its stack", s)
+	}
+}

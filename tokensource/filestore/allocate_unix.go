@@ -1,0 +1,11 @@
+//go:build unix && !linux
+
+package filestore
+
+import "os"
+
+// allocate makes room for so many bytes in a new file.
+func allocate(f *os.File, size int) error {
+	_, err := f.Write(make([]byte, size))
+	return err
+}

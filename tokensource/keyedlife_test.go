@@ -1,0 +1,105 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// A population is an authorization server and the users who log in there: each refresh
+// token works once. All but each tenth user end their session at the server at once, and
+// come back when the access token has expired.
+type population struct {
+	t     *testing.T
+	keyed *tokensource.Keyed[int]
+	turns map[int]*atomic.Int32 // how often a user's refresh token has rotated, of those who stay
+}
+
+func newPopulation(t *testing.T, most int) *population {
+	p := &population{t: t, turns: map[int]*atomic.Int32{}}
+	p.keyed = &tokensource.Keyed[int]{
+		Key:     func(ctx context.Context) (int, error) { return ctx.Value(tenantKey{}).(int), nil },
+		New:     func(user int) *tokensource.Cache { return &tokensource.Cache{Source: p.server(user)} },
+		MaxKeys: most,
+	}
+	return p
+}
+
+func (p *population) server(user int) tokensource.Source {
+	turn := p.turns[user]
+	return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+		if turn == nil || old == nil || old.RefreshToken != fmt.Sprint(turn.Load()) {
+			return nil, fmt.Errorf("%w: invalid_grant", tokensource.ErrReauthenticate)
+		}
+		return p.token(turn.Add(1)), nil
+	})
+}
+
+func (p *population) token(turn int32) *Token {
+	return &Token{AccessToken: "a", RefreshToken: fmt.Sprint(turn), Expiry: time.Now().Add(10 * time.Minute)}
+}
+
+func (p *population) as(user int) context.Context {
+	return context.WithValue(p.t.Context(), tenantKey{}, user)
+}
+
+func (p *population) arrives(user int) {
+	if user%10 == 0 {
+		p.turns[user] = new(atomic.Int32)
+	}
+	if err := p.keyed.Set(p.as(user), p.token(0)); err != nil {
+		p.t.Fatalf("user %d was turned away: %v", user, err)
+	}
+}
+
+// comesBack expects a token for a user who stays, and none for one who has died.
+func (p *population) comesBack(user int) {
+	_, err := p.keyed.Token(p.as(user), nil)
+	if stays := p.turns[user] != nil; stays && err != nil || !stays && !errors.Is(err, tokensource.ErrReauthenticate) {
+		p.t.Fatalf("user %d came back, who stays: %t: %v", user, stays, err)
+	}
+}
+
+func TestUsersWhoDieMakeRoomForAllOthersAndNoRefreshTokenThatLivesIsLost(t *testing.T) {
+	users, most := 100_000, 10_000
+	if testing.Short() || raceEnabled {
+		users, most = 10_000, 1000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPopulation(t, most)
+		pause := 30 * 24 * time.Hour / time.Duration(users)
+		back := int(20*time.Minute/pause) + 1 // so many users later the first comes back
+		day, full := users/30, uint64(0)
+		for user := range users {
+			time.Sleep(pause)
+			if user/10 < most-2*back || user%10 != 0 { // leave room for those who are yet to die
+				p.arrives(user)
+			}
+			if dies := user - back; dies > 0 && dies%10 != 0 {
+				p.comesBack(dies)
+			}
+			if user%day == 0 {
+				for stays := range p.turns {
+					p.comesBack(stays)
+				}
+			}
+			if user == 2*most {
+				full = heap()
+			}
+		}
+		if now := heap(); now > full*5/4+1<<20 {
+			t.Errorf("the memory grew from %d bytes to %d", full, now)
+		}
+		for user := range p.turns {
+			p.comesBack(user)
+		}
+		t.Logf("%d users, %d stay, %d goroutines", users, len(p.turns), runtime.NumGoroutine())
+	})
+}
