@@ -17,8 +17,9 @@ import (
 // A call is a request of a client, as the client and the servers see it.
 type call struct {
 	w         *world
-	id, api   int
+	id, api   int // the APIs, and then the origins that refuse everything
 	process   *process
+	auth      *auth
 	path      string
 	began     time.Time
 	known     int // the newest access token then
@@ -33,7 +34,12 @@ type call struct {
 	open      int  // responses that nobody has closed
 	acted     bool // the API has
 	forbidden bool
-	broken    bool // the wire or the body was, by the plan
+	broken    bool  // the wire or the body was, by the plan
+	challenge int   // the nonce that the last answer demands; zero: none
+	offered   int   // the nonce that the attempt began with
+	conn      *conn // of the last refusal, if it was one of an upload
+	bare      bool  // there was no good access token when the last refusal arrived
+	withheld  int   // the access token that was at hand when the last refusal arrived; zero: none
 }
 
 // bodyFault and wireFault are failures that the plan contains.
@@ -57,6 +63,7 @@ func (w *world) client(n, client int) {
 		w.mu.Lock()
 		p := w.processes[n]
 		c := w.newCall(p, w.draw("call", n, client, k))
+		c.choose(w.draw("choice", c.id))
 		w.mu.Unlock()
 		ctx, cancel := context.WithCancel(context.Background())
 		stop := func() bool { return true }
@@ -76,7 +83,7 @@ func (w *world) client(n, client int) {
 // newCall draws a request; w.mu is held.
 func (w *world) newCall(p *process, d *dice) *call {
 	c := &call{
-		w: w, id: len(w.calls), process: p, api: d.IntN(w.apis), path: "/",
+		w: w, id: len(w.calls), process: p, auth: p.auths[0], api: d.IntN(w.apis), path: "/",
 		began: time.Now(), sendsWith: map[*access]int{},
 	}
 	c.known = knownBefore(p.known, c.began)
@@ -101,11 +108,28 @@ func (w *world) newCall(p *process, d *dice) *call {
 	return c
 }
 
+// choose sends some of the requests to where nothing is allowed.
+func (c *call) choose(d *dice) {
+	w := c.w
+	c.auth = c.process.auths[d.IntN(w.auths)]
+	switch {
+	case w.sour > 0 && d.chance(0.5):
+		c.api = w.apis + d.IntN(w.sour)
+	case d.chance(w.forbids):
+		c.path = forbiddenPath
+	}
+	if w.closes && c.content != nil && c.body == nil {
+		c.content = content(c.id, d.IntN(maxContent))
+	}
+}
+
+const forbiddenPath = "/forbidden"
+
 // send sends the request and checks what comes of it.
 func (c *call) send(ctx context.Context, d *dice) {
 	w := c.w
 	req := c.request(ctx, d)
-	client := &http.Client{Transport: c.process.auth}
+	client := &http.Client{Transport: c.auth}
 	resp, err := client.Do(req)
 	var text []byte
 	if err == nil {
@@ -132,7 +156,16 @@ func (c *call) send(ctx context.Context, d *dice) {
 		}
 	default:
 		w.note("request %d: status %d", c.id, resp.StatusCode)
-		if !c.refusable() {
+		c.process.hears(c)
+		for token := range c.sendsWith {
+			if c.refusals > 0 && (!c.replayable() || len(c.sendsWith) == 2) {
+				c.auth.begin(c.api, token)
+			}
+		}
+		switch {
+		case len(c.sendsWith) == 1 && c.withheld > 0 && c.replayable() && ctx.Err() == nil:
+			w.broken("request %d: got a refusal, though access token %d was at hand", c.id, c.withheld)
+		case !c.refusable():
 			w.broken("request %d was refused by itself, after %d of %d", c.id, c.refusals, c.sends)
 		}
 	}
@@ -201,31 +234,27 @@ func (c *call) current(err error) bool {
 // w.mu is held.
 func (c *call) refusable() bool {
 	w := c.w
-	if c.forbidden || len(c.sendsWith) == 2 { // it may be revoked again in between
+	if c.forbidden || c.path == forbiddenPath || c.api >= w.apis || len(c.sendsWith) == 2 { // it may be revoked again in between
 		return true
 	}
-	if w.maxMemory > 0 || c.body != nil && (c.body.failsAt >= 0 || w.maxBody > 0 && int64(len(c.content)) > w.maxBody) {
+	if !c.replayable() {
 		return true
 	}
 	if w.dpop && w.has(newNonces) {
 		return true
 	}
 	for token := range c.sendsWith {
-		if token.probation(c.api) || token.cameExpired() { // it may not be replaced yet
+		if !c.bare && c.auth.spares(c.kind(), token) || token.cameExpired() { // it may not be replaced yet
 			return true
 		}
 	}
 	return false
 }
 
-// refusedAt notes that an API has refused the token.
-func (a *access) refusedAt(api int) {
-	if a.refused == nil {
-		a.refused = map[int]time.Time{}
-	}
-	if _, ok := a.refused[api]; !ok {
-		a.refused[api] = time.Now()
-	}
+// replayable reports whether the body can be sent again for certain.
+func (c *call) replayable() bool {
+	w := c.w
+	return w.maxMemory == 0 && (c.body == nil || c.body.failsAt < 0 && (w.maxBody == 0 || int64(len(c.content)) <= w.maxBody))
 }
 
 // cameExpired reports whether the reply with the token was so slow.
@@ -236,18 +265,6 @@ func (a *access) cameExpired() bool {
 		came = time.Now()
 	}
 	return !a.until.IsZero() && !a.until.After(came)
-}
-
-// probation reports whether the API has refused another token shortly before
-// this one came, so that it may not be replaced yet.
-func (a *access) probation(api int) bool {
-	for _, b := range a.family.w.issuer.tokens {
-		at, ok := b.refused[api]
-		if ok && b != a && (b.n < a.n || a.family.w.plan.processes > 1) && time.Since(at) < 3*time.Minute {
-			return true
-		}
-	}
-	return false
 }
 
 // settle waits until everything is over, and lets nothing fail from then on.
@@ -266,14 +283,16 @@ func (w *world) settle() {
 		time.Sleep(7 * time.Minute) // the others find out
 	}
 	for _, p := range w.processes {
-		w.probe(p)
+		for _, auth := range p.auths {
+			w.probe(p, auth)
+		}
 	}
 }
 
 // probe sends a body as large as the bounds allow, which is refused once: only if
 // nothing was lost of the budgets, and the login has reached the process, is it
 // sent again.
-func (w *world) probe(p *process) {
+func (w *world) probe(p *process, auth *auth) {
 	for n := range 2 {
 		w.mu.Lock()
 		c := w.newCall(p, w.draw("probe", p.n))
@@ -293,7 +312,7 @@ func (w *world) probe(p *process) {
 		}
 		w.mu.Unlock()
 		req := c.request(context.Background(), w.draw("probe", p.n))
-		resp, err := p.auth.RoundTrip(req)
+		resp, err := auth.RoundTrip(req)
 		w.mu.Lock()
 		switch {
 		case err != nil:
@@ -322,14 +341,7 @@ func (w *world) verdict() {
 			w.broken("request %d: a refused response was not closed", c.id)
 		}
 	}
-	p := w.processes[0]
-	allowed := 0
-	for _, refused := range w.refusals {
-		if refused > 0 {
-			allowed += 3 + int(math.Log2(1+refused.Seconds())) + p.others
-		}
-	}
-	if p.wasted > allowed {
-		w.broken("%d refreshes because of a refusal of a token that was good, at most %d are explained", p.wasted, allowed)
+	if p, most := w.processes[0], w.wasteful(); p.wasted > most {
+		w.broken("%d refreshes because of a refusal of a token that was good, at most %d are explained", p.wasted, most)
 	}
 }

@@ -71,8 +71,31 @@ var defects = []defect{
 			c.retryAt = now.Add(2 * time.Second)
 		}
 		return`}},
-	{"there is no guard", "transport/refusal.go", []string{
-		`return !p.active() || !`, `return p.level >= 0 || !`}},
+	{"there is no guard", "transport/guard.go", []string{
+		`time.Since(seen.at) >= g.rows[k.origin].pause()`, `time.Since(seen.at) >= 0`}},
+	{"a row does not grow", "transport/guard.go", []string{
+		`row{r.length + 1, time.Now()}`, `row{1, time.Now()}`}},
+	{"a row is for its own origin alone", "transport/guard.go", []string{
+		`	if seen.caused {
+`, `	if g.rows[k.origin].length > 0 && seen.caused {
+`,
+		`	return min(shortestPause<<max(`, `	if r.length == 0 {
+		return 0
+	}
+	return min(shortestPause<<max(`}},
+	{"a token that was accepted is not excepted", "transport/guard.go", []string{
+		`|| g.proven[sighting{k, h}] ||`, `||`}},
+	{"all paths of an origin are one", "transport/guard.go", []string{
+		`	h.WriteString(req.URL.Path)
+`, ``}},
+	{"a revoked token begins a row", "transport/guard.go", []string{
+		`		return // it has been revoked since it came
+`, `		clear(g.proven)
+`}},
+	{"the guard withholds a token that is there", "transport/auth.go", []string{
+		`s.Peek(ctx, old.token); token != nil {`, `s.Peek(ctx, old.token); token != nil && false {`}},
+	{"the guard is asked without a token", "transport/auth.go", []string{
+		`guarded := !peeks || s.Peek(ctx, nil) != nil`, `guarded := true`}},
 	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
 		`if token.RefreshToken == "" {`, `if false {`}},
 	{"invalid_grant is a failure like others", "tokensource/refreshtoken.go", []string{
@@ -85,21 +108,24 @@ var defects = []defect{
 		`}, func(err error) bool { return !errors.Is(err, ErrLocked) })`, `}, func(error) bool { return false })`}},
 	{"a dead refresh token is not noted in the store", "tokensource/storedlock.go", []string{
 		`if err != nil && !(needsLogin(err) && s.ends(base.token)) {`, `if err != nil {`}},
-	{"the budget is not given back", "internal/replay/body.go", []string{
-		`b.budget.give(b.taken)`, `b.budget.give(0)`}},
+	{"the budget is not given back", "internal/replay/recording.go", []string{
+		`b.budget.give(freed)`, `b.budget.give(0)`, `l.budget.give(l.bytes.Load())`, `l.budget.give(0)`}},
 	{"the first attempt is not held", "internal/replay/body.go", []string{
 		`	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
 	return b.held
 `, `	return !b.dropped && (b.end == nil || b.end == io.EOF)
 `}},
-	{"the first attempt, cut off, looks whole", "internal/replay/body.go", []string{
+	{"the first attempt, cut off, looks whole", "internal/replay/attempt.go", []string{
 		`return ErrCut`, `return io.EOF`}},
-	{"a Read in progress at the cut is lost", "internal/replay/body.go", []string{
-		`if (cut && b.live != nil || b.wanted()) &&`, `if !cut && b.wanted() &&`}},
+	{"a Read in progress at the cut is lost", "internal/replay/attempt.go", []string{
+		`	case b.live != a: // cut off meanwhile: it is the next attempt's
+		b.keep(p, true)
+`, `	case b.live != a:
+`}},
 	{"two owners of a recording are one", "internal/replay/body.go", []string{
 		`		a.body.owners++
 `, ``}},
-	{"the body is closed twice", "internal/replay/body.go", []string{
+	{"the body is closed twice", "internal/replay/recording.go", []string{
 		`	if closed {
 		return nil
 	}
@@ -111,19 +137,44 @@ var defects = []defect{
 		`	if closeNow {
 `, `	if false && closeNow {
 `}},
-	{"the second attempt has no trailer", "internal/replay/body.go", []string{
+	{"the second attempt has no trailer", "internal/replay/attempt.go", []string{
 		`	if a.ended && a.trailer != nil {`, `	if false {`}},
 	{"a refusal of the second attempt causes a third", "transport/auth.go", []string{
-		`	if err == nil {
-		a.refused(req, resp, next)
-	}`, `	if err == nil && a.refused(req, resp, next) {
-		return a.again(req, resp, body, next)
-	}`}},
+		`a.send(req, second, next)
+`, `a.send(req, second, next)
+	if refused && req.Body == nil {
+		if third, _, _ := a.another(req, next); third != nil {
+			resp, refused, err = a.send(req, second, third)
+		}
+	}
+`}},
 	{"the token follows a redirect", "transport/origin.go", []string{
-		`hop == nil || hop.URL == nil || origin.Of(hop.URL) != origin.Of(req.URL)`, `hop == nil`}},
+		`hop == nil || hop.URL == nil || hops == maxHops || origin.Of(hop.URL) != origin.Of(req.URL)`, `hop == nil || hops == maxHops`}},
 	{"the refused response is waited for beyond the deadline", "transport/attempt.go", []string{
-		`	case <-resp.Request.Context().Done():
+		`	case <-ctx.Done():
 `, ``}},
+	{"the connection of a refused upload is used again", "transport/attempt.go", []string{
+		`	if next.Small {`, `	if true {`}},
+	{"an empty refusal of an upload leaves its connection", "transport/attempt.go", []string{
+		`		if pooled {
+`, `		if pooled && false {
+`}},
+	{"a refusal is lost with the upload", "internal/replay/attempt.go", []string{
+		`	if early {
+`, `	if early && false {
+`}},
+	{"a demanded nonce is shared before it is known to be good", "transport/dpop.go", []string{
+		`		discard(d.base(), resp, attempt)
+`, `		d.nonces.learn(req, resp, known, nonce)
+		discard(d.base(), resp, attempt)
+`}},
+	{"a challenged request takes the nonce that others use", "transport/dpop.go", []string{
+		`			nonce = n
+`, `			d.nonces.learn(req, resp, known, nonce)
+			nonce = d.nonces.of(req)
+`}},
+	{"an API demands a nonce by 401 alone", "transport/dpop.go", []string{
+		`strings.EqualFold(c.Scheme, "DPoP") && (code`, `resp.StatusCode == 401 && strings.EqualFold(c.Scheme, "DPoP") && (code`}},
 	{"a refused response is not closed", "transport/attempt.go", []string{
 		`			resp.Body.Close()
 `, `			_ = resp

@@ -4,11 +4,13 @@
 //
 // A seed decides how the servers behave and what happens when: many clients with
 // bodies of all kinds, cancellations, logins and logouts, tokens that expire or
-// are revoked, several APIs on one Cache, rotation with reuse detection, outages,
-// lost, slow and half replies, jumps of the server's clock, nonces, several
-// processes over one store that fails. The library is the real one, with nothing
-// replaced in it; the servers are RoundTrippers that read bodies and answer as
-// early, late and rudely as net/http's transports can.
+// are revoked, several APIs and several Auths on one Cache, origins and paths that
+// refuse every token, rotation with reuse detection, outages, lost, slow and half
+// replies, jumps of the server's clock, nonces for a while or for one request,
+// several processes over one store that fails. The library is the real one, with
+// nothing replaced in it; the servers are RoundTrippers that read bodies, answer
+// as early, late and rudely as net/http's transports can, and close connections
+// on which they have refused an upload.
 //
 //	go test ./internal/sim                                 1,000 seeds
 //	go test ./internal/sim -run Simulation -seeds 40000    more

@@ -38,15 +38,14 @@ type family struct {
 
 // An access token.
 type access struct {
-	n       int
-	family  *family
-	text    string
-	ends    time.Time // by the server's clock
-	ended   bool
-	life    time.Duration // as its reply tells; zero: it doesn't
-	until   time.Time     // as its receiver believes, at the latest; zero: unknown
-	came    time.Time
-	refused map[int]time.Time // by which API, first
+	n      int
+	family *family
+	text   string
+	ends   time.Time // by the server's clock
+	ended  bool
+	life   time.Duration // as its reply tells; zero: it doesn't
+	until  time.Time     // as its receiver believes, at the latest; zero: unknown
+	came   time.Time
 }
 
 // A spending is what is known of a refresh token that was sent.
@@ -64,9 +63,13 @@ type exchange struct {
 	since        time.Time // from when a token's life counts: the first send, if this is another for a nonce
 	good         bool      // the token that it replaces
 	token        *access
+	refresh      string
+	wanted       int // the nonce that the last answer demanded, for which this is sent again; zero: none
+	offered      int // the nonce that is known to be good
 	nonce        int
+	demanded     bool  // by the server, another nonce
+	challenge    int   // which, once the demand has arrived; zero: none
 	fault        fault // as the client sees it; empty: none
-	demanded     bool  // a nonce, for which it is sent again
 }
 
 func (i *issuer) init() {
@@ -168,13 +171,13 @@ func (e endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if e.p.last != nil {
-			e.p.last.demanded = false // it has ended without
+			e.p.last.challenge = 0 // it has ended without
 		}
 		return nil, fmt.Errorf("%w: %w", errTooLate, req.Context().Err())
 	}
 	w.mu.Lock()
 	x := w.issuer.start(e.p, refresh)
-	x.nonce = w.proof(req, issuerName, e.p)
+	x.nonce = w.proof(req, issuerName, e.p, x.wanted)
 	w.mu.Unlock()
 	resp, err := e.answer(req, refresh, x)
 	w.mu.Lock()
@@ -187,9 +190,10 @@ func (e endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 func (i *issuer) start(p *process, refresh string) *exchange {
 	w := i.w
 	i.calls++
-	x := &exchange{n: i.calls, process: p, began: time.Now(), since: time.Now(), epoch: len(w.ops)}
-	if l := p.last; l != nil && l.demanded && l.ended.Equal(x.began) {
-		x.since = l.since
+	x := &exchange{n: i.calls, process: p, refresh: refresh, began: time.Now(), since: time.Now(), epoch: len(w.ops)}
+	x.offered = knownBefore(p.nonces[issuerName], x.began)
+	if l := p.last; l != nil && l.challenge != 0 && l.ended.Equal(x.began) && l.refresh == refresh {
+		x.since, x.wanted = l.since, l.challenge
 	}
 	if a := i.byNumber(knownBefore(p.known, x.began)); a != nil {
 		x.good = !a.ended && i.now().Before(a.ends)
@@ -224,9 +228,10 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 	x.ended = time.Now()
 	p.last = x
 	arrived := err == nil && x.fault == ""
-	if arrived {
-		p.learns(issuerName, resp)
+	if arrived && x.token != nil {
+		p.learns(issuerName, x.nonce, x.offered)
 	}
+	x.challenge = challenged(arrived && x.demanded, issuerName, resp)
 	if s := i.spent[refresh]; s != nil {
 		s.sending = false
 		s.arrived = s.arrived || arrived && (x.token != nil || !w.dpop)
@@ -321,6 +326,9 @@ func (e endpoint) answer(req *http.Request, refresh string, x *exchange) (*http.
 	x.demanded = resp != nil
 	if resp == nil {
 		resp = w.issuer.act(req, refresh, x)
+		w.mu.Lock()
+		w.brings(resp, issuerName)
+		w.mu.Unlock()
 	}
 	if err := pause(ctx, d.upTo(way)); err != nil {
 		return nil, x.fails(err)
@@ -328,7 +336,7 @@ func (e endpoint) answer(req *http.Request, refresh string, x *exchange) (*http.
 	switch {
 	case d.chance(f.lost):
 		return nil, x.fails(nil)
-	case d.chance(f.half):
+	case d.chance(f.half) && !x.demanded: // the header says it
 		x.fails(nil)
 		resp.Body = io.NopCloser(io.MultiReader(io.LimitReader(resp.Body, 20), failing{x.fault}))
 	}

@@ -30,7 +30,19 @@ type plan struct {
 	timeout            time.Duration // of the Cache
 	maxBody, maxMemory int64         // zero: as much as is needed
 
+	servers
 	events []event
+}
+
+// servers are the manners of some of the servers.
+type servers struct {
+	sour      int     // origins that refuse every token, beside the APIs
+	forbids   float64 // the part of the requests that goes to a path that refuses every token, at any API
+	with403   bool    // so: Refused is UnauthorizedOrForbidden
+	auths     int     // of a process, on its Cache
+	closes    bool    // the connection of a refused upload, a moment later
+	onceOnly  bool    // a nonce is good for one request
+	demand400 bool    // an API demands a nonce with 400
 }
 
 // What a reply tells of the token's life.
@@ -109,7 +121,31 @@ func newPlan(seed uint64) *plan {
 		p.events = append(p.events, e)
 	}
 	slices.SortFunc(p.events, func(a, b event) int { return int(a.at - b.at) })
+	p.servers = drawServers(seed, p.dpop)
 	return p
+}
+
+// drawServers draws from a stream of its own, so that seeds that know nothing of
+// this keep their schedules.
+func drawServers(seed uint64, dpop bool) (s servers) {
+	r := rand.New(rand.NewPCG(seed, 4))
+	chance := func(p float64) bool { return r.Float64() < p }
+	s.auths = 1
+	if chance(0.7) {
+		return s
+	}
+	if chance(0.4) {
+		s.sour = 1 + r.IntN(1+r.IntN(10))
+	}
+	if chance(0.4) {
+		s.forbids, s.with403 = r.Float64()/2, chance(0.4)
+	}
+	if chance(0.3) {
+		s.auths += 1 + r.IntN(3)
+	}
+	s.closes = chance(0.5)
+	s.onceOnly, s.demand400 = dpop && chance(0.5), dpop && chance(0.5)
+	return s
 }
 
 func (p *plan) drawFaults(r *rand.Rand) (f faults) {

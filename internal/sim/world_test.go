@@ -31,11 +31,13 @@ type world struct {
 	mu        sync.Mutex // guards what follows, and all that the parts of the world keep; never held while waiting
 	log       []line
 	bad       []string
+	busy      time.Duration   // how long clients sent requests
 	calm      bool            // nothing fails any more
 	downTill  time.Time       // outage of the token endpoint
 	refusing  []time.Time     // until when each API refuses everything
 	refusals  []time.Duration // how long each did, in all
 	nonces    int             // counts changes of the servers' nonces
+	issued    map[int]string  // nonces that are good for one request, and whose they are
 	proofs    map[string]bool // seen
 	issuer    issuer
 	processes []*process
@@ -55,7 +57,8 @@ type process struct {
 	w      *world
 	n      int
 	cache  *tokensource.Cache
-	auth   *transport.Auth
+	auths  []*auth
+	idle   map[string][]*conn
 	known  []sighting // of tokens, in the order of time
 	nonces map[string][]sighting
 
@@ -167,9 +170,12 @@ func named(seed uint64) {
 func (w *world) run() {
 	w.issuer.w = w
 	w.issuer.init()
-	w.nonces, w.proofs = 1, map[string]bool{}
-	w.refusing = make([]time.Time, w.apis)
-	w.refusals = make([]time.Duration, w.apis)
+	w.nonces, w.proofs, w.issued = 1, map[string]bool{}, map[int]string{}
+	w.refusing = make([]time.Time, w.apis+w.sour)
+	w.refusals = make([]time.Duration, w.apis+w.sour)
+	for i := w.apis; i < len(w.refusing); i++ {
+		w.refusing[i] = w.began.Add(time.Hour)
+	}
 	w.store = &store{w: w}
 	w.note("%+v", *w.plan)
 	for n := range w.plan.processes {
@@ -186,6 +192,7 @@ func (w *world) run() {
 		}
 	}
 	wg.Wait()
+	w.busy = time.Since(w.began)
 	w.settle()
 	w.verdict()
 }
@@ -193,7 +200,7 @@ func (w *world) run() {
 // newProcess starts a process; the client id keeps the processes of one store
 // at the same key.
 func (w *world) newProcess(n int) *process {
-	p := &process{w: w, n: n, nonces: map[string][]sighting{}}
+	p := &process{w: w, n: n, nonces: map[string][]sighting{}, idle: map[string][]*conn{}}
 	endpoint := tokensource.Endpoint{URL: "https://issuer.test/token", ClientID: "sim", ClientSecret: "sim-secret"}
 	base, token := w.wires(p)
 	endpoint.Client = token
@@ -205,9 +212,16 @@ func (w *world) newProcess(n int) *process {
 		source = &tokensource.Stored{Source: source, Store: storeOf{w.store, n}, Key: "sim"}
 	}
 	p.cache = &tokensource.Cache{Source: source, Timeout: w.timeout, OnRefresh: p.refreshed}
-	p.auth = &transport.Auth{Source: p.cache, Base: base, MaxBody: w.maxBody, MaxMemory: w.maxMemory}
-	if w.along {
-		p.auth.NewToken = w.newToken
+	for range w.auths {
+		a := newAuth()
+		a.Source, a.Base, a.MaxBody, a.MaxMemory = p.cache, base, w.maxBody, w.maxMemory
+		if w.along {
+			a.NewToken = w.newToken
+		}
+		if w.with403 {
+			a.Refused = transport.UnauthorizedOrForbidden
+		}
+		p.auths = append(p.auths, a)
 	}
 	return p
 }
@@ -262,6 +276,7 @@ func (w *world) happens(e event) {
 	case newNonces:
 		w.note("new nonces")
 		w.nonces++
+		clear(w.issued)
 	case storeOutage:
 		w.note("outage of the store for %v", e.long)
 		w.store.awayTill = now.Add(e.long)
