@@ -227,6 +227,34 @@ func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
 	}
 }
 
+func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		winners := &cutOff{Store: store}
+		var calls int
+		source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
+			if calls++; calls > 1 {
+				return nil, tokensource.ErrReauthenticate
+			}
+			winners.cut.Store(true)
+			return &Token{AccessToken: "won"}, nil
+		})
+		winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
+		winner.Set(t.Context(), &Token{AccessToken: "first", Expiry: time.Now().Add(time.Minute)})
+		time.Sleep(time.Minute)
+		got, err := winner.Token(t.Context(), nil)
+		wantToken(t, got, err, "won")
+		if _, err := loser.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) || !value(t, store).Reauthenticate {
+			t.Fatalf("got %v, want ErrReauthenticate for all", err)
+		}
+		winners.cut.Store(false)
+		for _, s := range []*tokensource.Stored{winner, loser} {
+			got, err := s.Token(t.Context(), nil)
+			wantToken(t, got, err, "won")
+		}
+	})
+}
+
 func TestAFailedSaveCostsNoExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := &cutOff{Store: new(storetest.Memory)}, &family{life: time.Hour}
