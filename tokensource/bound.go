@@ -7,14 +7,13 @@ import (
 	"sync"
 )
 
-// A bound context answers as before for the values that [Keyed.Key] has read of it, even if
+// A bound context answers as before for the values that were read of it, first by [Keyed.Key], even if
 // a framework has begun to use it for another request.
 type bound struct {
 	context.Context
 
-	mu     sync.Mutex // guards what follows
-	read   []reading
-	frozen bool // Key has returned
+	mu   sync.Mutex // guards what follows
+	read []reading
 }
 
 type reading struct{ key, value any }
@@ -29,16 +28,8 @@ func (b *bound) Value(key any) any {
 		}
 	}
 	value := b.Context.Value(key)
-	if !b.frozen {
-		b.read = append(b.read, reading{key, value})
-	}
+	b.read = append(b.read, reading{key, value})
 	return value
-}
-
-func (b *bound) freeze() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.frozen = true
 }
 
 // insideNew reports whether the caller was called by [Keyed.New], of this or another Keyed. To wait there

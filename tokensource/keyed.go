@@ -88,7 +88,6 @@ func (k *Keyed[K]) refresh(ctx context.Context, e *entry[K], old *Token) (*Token
 	if key, err := k.key(b); err != nil || key != e.key {
 		return nil, cmp.Or(err, errOtherKey)
 	}
-	b.freeze()
 	return e.cache.Token(b, old)
 }
 
@@ -213,7 +212,7 @@ func (k *Keyed[K]) claim(key K) (e *entry[K], made chan struct{}, mine bool) {
 // without the lock: no other key waits for it.
 func (k *Keyed[K]) create(key K, made chan struct{}) (*entry[K], error) {
 	defer k.created(key, made)
-	if k.full(time.Now()) {
+	if k.full() {
 		return nil, ErrKeysFull
 	}
 	cache := k.New(key)
@@ -255,10 +254,10 @@ func (k *Keyed[K]) put(e *entry[K]) error {
 }
 
 // full reports whether a search for room was in vain a moment ago.
-func (k *Keyed[K]) full(now time.Time) bool {
+func (k *Keyed[K]) full() bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return len(k.ring) >= k.maxKeys() && now.Before(k.fullUntil)
+	return time.Now().Before(k.fullUntil)
 }
 
 // room returns the place in ring for a new entry: at its end, or where an entry

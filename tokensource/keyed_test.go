@@ -136,6 +136,16 @@ func TestARequestWithoutAKeyFails(t *testing.T) {
 	if _, err := two.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "two keys for one context") {
 		t.Errorf("two keys for one context: got %v", err)
 	}
+	once := &tokensource.Keyed[int]{New: two.New, Key: func(context.Context) (int, error) {
+		if calledTwice++; calledTwice%2 == 0 {
+			return 0, errNoTenant
+		}
+		return 0, nil
+	}}
+	calledTwice = 0
+	if _, err := once.Token(t.Context(), nil); !errors.Is(err, errNoTenant) {
+		t.Errorf("a key that is found once: got %v, want the error of Key", err)
+	}
 	none := byTenant(nil)
 	none.New = func(string) *tokensource.Cache { return nil }
 	if _, err := none.Token(tenant(t.Context(), "a"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New") {
@@ -434,6 +444,8 @@ func TestANewThatPanicsOrReturnsNilIsCalledAgain(t *testing.T) {
 	wantToken(t, got, err, "a")
 }
 
+type realmKey struct{}
+
 // A pooled context is one that a framework uses again for the next request.
 type pooled struct {
 	context.Context
@@ -453,11 +465,12 @@ func TestARefreshHasWhatKeyReadThoughItsContextIsUsedAgain(t *testing.T) {
 			return tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
 				time.Sleep(time.Second)
 				name, err := tenantOf(ctx)
-				return &Token{AccessToken: "of-" + name, Expiry: time.Now().Add(time.Hour)}, err
+				realm, _ := ctx.Value(realmKey{}).(string) // Key does not read it
+				return &Token{AccessToken: "of-" + name + realm, Expiry: time.Now().Add(time.Hour)}, err
 			})
 		})
 		alice, bob := "alice", "bob"
-		ctx := &pooled{Context: t.Context()}
+		ctx := &pooled{Context: context.WithValue(t.Context(), realmKey{}, "@realm")}
 		ctx.user.Store(&alice)
 		k.Token(ctx, nil)
 		time.Sleep(55 * time.Minute)
@@ -465,7 +478,7 @@ func TestARefreshHasWhatKeyReadThoughItsContextIsUsedAgain(t *testing.T) {
 		ctx.user.Store(&bob)
 		time.Sleep(2 * time.Second)
 		got, err := k.Token(tenant(t.Context(), "alice"), nil)
-		wantToken(t, got, err, "of-alice")
+		wantToken(t, got, err, "of-alice@realm")
 	})
 }
 

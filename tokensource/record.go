@@ -37,10 +37,9 @@ func (k known) follower(token *Token) known {
 type verdict int
 
 const (
-	save    verdict = iota // the newest record first: it is pending
+	serve   verdict = iota // the newest token will do
 	relogin                // nothing helps but a login
-	serve                  // the newest token will do
-	refresh                // the newest token is old or no longer good
+	refresh                // the lock is needed: the newest record is pending, or its token old or no longer good
 )
 
 // verdict tells what is to be done for a caller who wants another token than old.
@@ -48,7 +47,7 @@ func (k known) verdict(old *Token) verdict {
 	now := time.Now()
 	switch {
 	case k.Outcome != lineage.Saved:
-		return save
+		return refresh
 	case k.Ended:
 		return relogin
 	case k.token.good(now) && (!k.token.same(old) || k.token.settles(old, now)):

@@ -148,6 +148,26 @@ func TestALoginThatFailedYieldsToOneOfAboutTheSameTime(t *testing.T) {
 	}
 }
 
+// A look without the lock decides nothing for a login that waits for it.
+func TestALoginThatFailedYieldsThoughATokenHasLookedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		putLogin(t, store, 2*time.Second, "another")
+		go store.Update(t.Context(), "key", func([]byte, func([]byte) error) error { time.Sleep(time.Second); return nil })
+		synctest.Wait()
+		p := newProcess(store, ofLogin)
+		short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		go p.stored.Token(short, nil)
+		if err := p.stored.Set(short, &Token{AccessToken: "login", RefreshToken: "RB"}); err != context.DeadlineExceeded {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		time.Sleep(time.Second)
+		got, err := p.stored.Token(t.Context(), nil)
+		wantToken(t, got, err, "before")
+	})
+}
+
 // cutOff is a store of one process, which may be cut off from it.
 type cutOff struct {
 	tokensource.Store
@@ -207,6 +227,34 @@ func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
 	}
 }
 
+func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		winners := &cutOff{Store: store}
+		var calls int
+		source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
+			if calls++; calls > 1 {
+				return nil, tokensource.ErrReauthenticate
+			}
+			winners.cut.Store(true)
+			return &Token{AccessToken: "won"}, nil
+		})
+		winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
+		winner.Set(t.Context(), &Token{AccessToken: "first", Expiry: time.Now().Add(time.Minute)})
+		time.Sleep(time.Minute)
+		got, err := winner.Token(t.Context(), nil)
+		wantToken(t, got, err, "won")
+		if _, err := loser.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) || !value(t, store).Reauthenticate {
+			t.Fatalf("got %v, want ErrReauthenticate for all", err)
+		}
+		winners.cut.Store(false)
+		for _, s := range []*tokensource.Stored{winner, loser} {
+			got, err := s.Token(t.Context(), nil)
+			wantToken(t, got, err, "won")
+		}
+	})
+}
+
 func TestAFailedSaveCostsNoExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := &cutOff{Store: new(storetest.Memory)}, &family{life: time.Hour}
@@ -229,6 +277,35 @@ func TestAFailedSaveCostsNoExchange(t *testing.T) {
 		current, _ := p.Token(t.Context(), nil)
 		got, err := p.Token(t.Context(), current) // refused
 		wantToken(t, got, err, "access-2")
+	})
+}
+
+// A token that is served because the store is away is to be asked for again after a second:
+// then it will do. Whatever else is asked for again was refused, or its time has come.
+func TestOnlyATokenThatWasToBeAskedForAgainIsServedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(brokenStore), &family{life: time.Hour}
+		s := newProcess(store, tokensource.Func(func(ctx context.Context, old *Token) (*Token, error) {
+			token, err := server.Token(ctx, old)
+			token.RefreshAt = time.Now().Add(time.Minute)
+			return token, err
+		})).stored
+		again := func(passes time.Duration, old *Token, want string) *Token {
+			t.Helper()
+			time.Sleep(passes)
+			got, err := s.Token(t.Context(), old)
+			wantToken(t, got, err, want)
+			return got
+		}
+		again(0, nil, "access-1")
+		second := again(time.Second, &Token{AccessToken: "access-1"}, "access-2")
+		again(time.Minute, second, "access-3")
+		for passes, want := range []string{"access-4", "access-4"} { // refused at once, or asked for in time
+			store.load.Store(true)
+			soon := again(0, nil, map[bool]string{true: "access-3", false: "access-4"}[passes == 0])
+			store.load.Store(false)
+			again(time.Duration(passes)*time.Second, soon, want)
+		}
 	})
 }
 
