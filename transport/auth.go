@@ -118,9 +118,6 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return nil, &Error{resp.StatusCode, err}
 	}
 	if next == nil || !replayable { // a new token is for those who come next
-		if caused {
-			a.guard.uncured(req, next.token, false)
-		}
 		body.Release()
 		return resp, nil
 	}
@@ -135,8 +132,8 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	case err != nil:
 	case !refused && resp.StatusCode < 400:
 		a.guard.cured(req, next.token)
-	case caused:
-		a.guard.uncured(req, next.token, refused)
+	case caused && refused:
+		a.guard.uncured(req, next.token)
 	}
 	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
 		err = &Error{status, e.Err}

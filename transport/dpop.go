@@ -91,6 +91,7 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		if attempt, err = body.Next(req); err != nil {
+			d.nonces.learn(req, resp, known, nonce)
 			return resp, nil
 		}
 		discard(d.base(), resp, attempt)

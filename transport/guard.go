@@ -16,10 +16,10 @@ import (
 //   - A refusal is cured if the token that it causes is accepted where the one
 //     before was refused, by an answer below 400: other errors prove no token.
 //     As long as refusals are cured, each causes a refresh at once.
-//   - A refusal that is not cured begins a row at its origin. In a row, a refusal
-//     causes a refresh only if its token was first seen 2 s ago or earlier. Each
-//     new token that is refused there doubles that time, up to 2 minutes; a
-//     refusal that is cured makes it 2 s again.
+//   - A new token that its origin refuses begins a row there, unless the origin
+//     has accepted it before. In a row, a refusal causes a refresh only if its
+//     token was first seen 2 s ago or earlier. Each new token that is refused
+//     doubles that time, up to 2 minutes; a refusal that is cured makes it 2 s.
 //   - A token is excepted that was accepted there for the same method and path: if
 //     it is refused now, it was revoked. But not if a new token was refused for
 //     that method and path, until a refusal there is cured.
@@ -37,8 +37,8 @@ type guard struct {
 	trial  time.Time  // when a refusal last caused a token
 	rows   map[origin.Origin]row
 	kinds  map[kind]bool       // a new token was refused there: what else is accepted proves nothing
-	proven map[sighting]bool   // the token was accepted
-	seen   map[uint64]firstSaw // tokens, as hashes so that none is kept
+	proven map[sighting]bool   // the token was accepted, also for the whole origin
+	seen   map[uint64]firstSaw // tokens, as hashes so that none is kept; it outlives rows
 }
 
 // A row is an origin's refusals that were not cured.
@@ -47,13 +47,14 @@ type row struct {
 	last   time.Time // when it grew
 }
 
-// firstSaw is when a token was first seen, and whether a refusal caused it.
+// firstSaw is when a token was first seen, or was replaced or caused by a refusal.
 type firstSaw struct {
 	at     time.Time
 	caused bool
 }
 
-// A kind of request is a method and a path at an origin, as a hash.
+// A kind of request is a method and a path at an origin, as a hash; zero stands
+// for all of them.
 type kind struct {
 	origin origin.Origin
 	hash   uint64
@@ -71,6 +72,7 @@ const (
 	longestPause  = 2 * time.Minute
 	maxRows       = 256
 	maxSightings  = 4096
+	maxTokens     = 16384
 )
 
 var seed = maphash.MakeSeed()
@@ -86,13 +88,14 @@ func kindOf(req *http.Request) kind {
 	return kind{origin.Of(req.URL), h.Sum64()}
 }
 
-// see notes when a token was first seen.
+// see notes when a token was first seen, whether there is a row or not: it may be
+// old when the first begins.
 func (g *guard) see(token *tokensource.Token) {
-	if !g.enter(false) {
-		return
-	}
+	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.note(token, firstSaw{at: time.Now()})
+	if _, known := g.seen[hashOf(token)]; !known {
+		g.note(token, firstSaw{at: time.Now()})
+	}
 }
 
 // caused notes that the refusal of a token caused the next.
@@ -100,8 +103,10 @@ func (g *guard) caused(old, next *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
 	g.trial = time.Now()
-	g.note(old, firstSaw{}) // long ago, if it comes back
-	g.note(next, firstSaw{g.trial, true})
+	g.note(old, firstSaw{at: g.trial})                                                    // in case its Source hands it out again
+	if saw := g.seen[hashOf(next)]; !saw.caused || g.trial.Sub(saw.at) >= shortestPause { // many callers get one token
+		g.note(next, firstSaw{g.trial, true})
+	}
 }
 
 // allows reports whether the refusal of a token may cause a refresh.
@@ -112,13 +117,13 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	defer g.mu.Unlock()
 	k, h := kindOf(req), hashOf(token)
 	seen, known := g.seen[h]
-	if len(g.rows) == 0 || g.proven[sighting{k, h}] || !known { // unknown: it is older than any row
+	if g.proven[sighting{k, h}] || !known {
 		return true
 	}
-	if seen.caused {
+	if seen.caused && !g.proven[sighting{kind{origin: k.origin}, h}] {
 		g.grow(k.origin, seen.at)
 	}
-	return time.Since(seen.at) >= g.rows[k.origin].pause()
+	return len(g.rows) == 0 || time.Since(seen.at) >= g.rows[k.origin].pause()
 }
 
 // accepted notes that a response did not refuse the token.
@@ -146,22 +151,16 @@ func (g *guard) cured(req *http.Request, token *tokensource.Token) {
 	}
 }
 
-// uncured notes that nothing shows a token to be good that a refusal caused;
-// refused says that it was refused, too.
-func (g *guard) uncured(req *http.Request, token *tokensource.Token, refused bool) {
+// uncured notes that a token was refused that the refusal of this request caused.
+func (g *guard) uncured(req *http.Request, token *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
 	k, h := kindOf(req), hashOf(token)
 	if g.proven[sighting{k, h}] {
 		return // it has been revoked since it came
 	}
-	if _, known := g.rows[k.origin]; known && !refused {
-		return
-	}
-	if refused {
-		makeRoom(g.kinds, maxSightings)
-		g.kinds[k] = true
-	}
+	makeRoom(g.kinds, maxSightings)
+	g.kinds[k] = true
 	g.grow(k.origin, g.seen[h].at)
 }
 
@@ -185,8 +184,7 @@ func (g *guard) enter(begin bool) bool {
 		g.mu.Unlock()
 		return false
 	}
-	g.rows, g.kinds = make(map[origin.Origin]row), make(map[kind]bool)
-	g.proven, g.seen = make(map[sighting]bool), make(map[uint64]firstSaw)
+	g.rows, g.kinds, g.proven = make(map[origin.Origin]row), make(map[kind]bool), make(map[sighting]bool)
 	return true
 }
 
@@ -205,16 +203,16 @@ func (g *guard) grow(o origin.Origin, since time.Time) {
 func (g *guard) prove(k kind, token *tokensource.Token) {
 	makeRoom(g.proven, maxSightings)
 	g.proven[sighting{k, hashOf(token)}] = true
+	g.proven[sighting{kind{origin: k.origin}, hashOf(token)}] = true
 }
 
-// note notes a token that was not seen before, or that has come again; g.mu is held.
+// note notes a token; g.mu is held.
 func (g *guard) note(token *tokensource.Token, saw firstSaw) {
-	h := hashOf(token)
-	before, known := g.seen[h]
-	if !known || saw.caused && (!before.caused || saw.at.Sub(before.at) >= shortestPause) {
-		makeRoom(g.seen, maxSightings)
-		g.seen[h] = saw
+	if g.seen == nil {
+		g.seen = make(map[uint64]firstSaw)
 	}
+	makeRoom(g.seen, maxTokens)
+	g.seen[hashOf(token)] = saw
 }
 
 // pause is how long ago a token must have been seen first.

@@ -354,3 +354,24 @@ func TestALateRefusalOfTheTokenBeforeBeginsNoRow(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A Source with no Peek, which hands the refused token out again.
+func TestASourceThatRepeatsItsFirstTokenIsGuardedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refreshes atomic.Int32
+		source := tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+			if old == nil {
+				return &tokensource.Token{AccessToken: "first"}, nil
+			}
+			return &tokensource.Token{AccessToken: fmt.Sprint("next-", refreshes.Add(1))}, nil
+		})
+		auth := &transport.Auth{Source: source, Base: &api{likes: refuseAll}}
+		for range 1000 {
+			get(t, auth)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := refreshes.Load(); got > 6 {
+			t.Errorf("%d refreshes in 10 s, want at most 6", got)
+		}
+	})
+}

@@ -139,7 +139,7 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 		return Next{}, errClosed
 	}
 	sent, small := b.live.whole(), b.live.read <= Small
-	b.live = &attempt{body: b.recording, trailer: maps.Clone(b.names)}
+	b.live = &attempt{body: b.recording, chunk: b.gone, trailer: maps.Clone(b.names)}
 	b.held = false
 	b.settle()
 	b.cond.Broadcast()

@@ -11,7 +11,7 @@ import (
 )
 
 // A gate holds Close of a body that has not ended until RoundTrip has returned:
-// for 200 ms at most, and not beyond the request's context.
+// for 100 ms at most, and not beyond the request's context.
 //
 // A server that refuses an upload early may close the connection, and so break
 // off the upload, while its answer is on the way. net/http then closes the body
@@ -24,7 +24,7 @@ type gate struct {
 	opened chan struct{} // closed when the gate opens; nil unless Close waits
 }
 
-const patience = 200 * time.Millisecond
+const patience = 100 * time.Millisecond
 
 func (g *gate) open() {
 	g.mu.Lock()

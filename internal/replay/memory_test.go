@@ -208,7 +208,7 @@ func TestCloseBeforeTheEndWaitsForTheAnswer(t *testing.T) {
 	}{
 		"answered at once":   {100, 0, time.Hour, 0},
 		"answered in time":   {100, 10 * time.Millisecond, time.Hour, 10 * time.Millisecond},
-		"never answered":     {100, time.Hour, time.Hour, 200 * time.Millisecond},
+		"never answered":     {100, time.Hour, time.Hour, 100 * time.Millisecond},
 		"context ends":       {100, time.Hour, 20 * time.Millisecond, 20 * time.Millisecond},
 		"nothing was read":   {0, time.Hour, time.Hour, 0},
 		"read to the end":    {replay.Small + 1, time.Hour, time.Hour, 0},
@@ -248,3 +248,41 @@ func TestSmallBodiesAndThoseThatAreGatedAlreadyStayWhatTheyAre(t *testing.T) {
 	want(t, "large", gate == large.Body, false)
 	want(t, "gated", new(replay.Gated).Of(large, gate), gate)
 }
+
+// emptyFirst is a body whose first Read returns nothing.
+type emptyFirst struct {
+	io.Reader
+	begun bool
+}
+
+func (e *emptyFirst) Read(p []byte) (int, error) {
+	if !e.begun {
+		e.begun = true
+		return 0, nil
+	}
+	return e.Reader.Read(p)
+}
+
+// Between the attempt of one owner and the next, the recording is nobody's.
+func TestAnOwnerBelowRecordsABodyOfWhichNothingWasReadYet(t *testing.T) {
+	const whole = "0123456789"
+	req := request(io.NopCloser(&emptyFirst{Reader: strings.NewReader(whole)}))
+	b := replay.New(req, roomy, new(replay.Budget))
+	first := b.First(req)
+	io.Copy(stopped{}, first)
+	b.Hold(req)
+	second := mustNext(t, b, req)
+	first.Close()
+	inner, below := nested(second.Body)
+	io.CopyN(io.Discard, inner.First(below), 4)
+	want(t, "Hold", inner.Hold(below), true)
+	got, err := io.ReadAll(mustNext(t, inner, below).Body)
+	want(t, "third attempt", fmt.Sprint(string(got), err), whole+"<nil>")
+	inner.Done()
+	b.Done()
+}
+
+// stopped is a writer that wants no more.
+type stopped struct{}
+
+func (stopped) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }

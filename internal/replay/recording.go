@@ -125,6 +125,7 @@ func (b *recording) trim() {
 		}
 		n = a.chunk
 	}
+	b.dropped = b.dropped || b.size > 0 && n > b.gone
 	freed := b.release(n)
 	b.budget.give(freed)
 	if b.loan != nil {
