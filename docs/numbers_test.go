@@ -107,7 +107,7 @@ func TestARefreshIsToldOnceAndNotIfALoginEndedIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := 0
 		failed := false
-		c := &tokensource.Cache{OnRefresh: func(tokensource.Refresh) { told++ }}
+		c := &tokensource.Cache{Patience: -1, OnRefresh: func(tokensource.Refresh) { told++ }}
 		c.Source = tokensource.Func(func(ctx context.Context, _ *tokensource.Token) (*tokensource.Token, error) {
 			if !failed {
 				failed = true

@@ -15,10 +15,15 @@ import (
 
 // gaps asks once in a millisecond until the Source was called n times, and
 // returns what lay between its calls.
-func gaps(t *testing.T, c *tokensource.Cache, s *source, n int32) (all []time.Duration) {
+func gaps(t *testing.T, c *tokensource.Cache, s *source, n int32) []time.Duration {
+	t.Helper()
+	return gapsBy(t, time.Millisecond, c, s, n)
+}
+
+func gapsBy(t *testing.T, step time.Duration, c *tokensource.Cache, s *source, n int32) (all []time.Duration) {
 	t.Helper()
 	last, calls := time.Now(), s.calls.Load()
-	for end := calls + n; calls < end; time.Sleep(time.Millisecond) {
+	for end := calls + n; calls < end; time.Sleep(step) {
 		c.Token(t.Context(), nil)
 		synctest.Wait()
 		if now := s.calls.Load(); now > calls {
@@ -28,15 +33,17 @@ func gaps(t *testing.T, c *tokensource.Cache, s *source, n int32) (all []time.Du
 	return all
 }
 
-// wantGap fails unless a gap is half to the whole of 0.2 s × 1.5ⁿ.
-func wantGap(t *testing.T, got time.Duration, n int) {
+// wantGaps fails unless each gap is six to ten tenths of a quarter of what lay
+// before it, of 0.3 s at least and of 100 s at most.
+func wantGaps(t *testing.T, gaps []time.Duration) {
 	t.Helper()
-	most := 200 * time.Millisecond
-	for range n {
-		most += most / 2
-	}
-	if got < most/2 || got > most+time.Millisecond {
-		t.Errorf("after failure %d in a row, asked again after %v, want %v to %v", n+1, got, most/2, most)
+	rested := time.Duration(0)
+	for i, got := range gaps {
+		most := min(max(300*time.Millisecond, rested/4), 100*time.Second)
+		if got < most*59/100 || got > most+time.Millisecond {
+			t.Errorf("after %d pauses of %v in all, asked again after %v, want %v to %v", i, rested, got, most*6/10, most)
+		}
+		rested += got
 	}
 }
 
@@ -44,11 +51,20 @@ func TestFailuresInARowAreSpacedMoreAndMore(t *testing.T) {
 	for range 20 { // the waits are drawn
 		synctest.Test(t, func(t *testing.T) {
 			s := failing(unavailable)
-			for i, gap := range gaps(t, &tokensource.Cache{Source: s}, s, 9)[1:] {
-				wantGap(t, gap, i)
-			}
+			wantGaps(t, gaps(t, &tokensource.Cache{Source: s, Patience: -1}, s, 12)[1:])
 		})
 	}
+}
+
+func TestNoPauseIsLongerThanItsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(unavailable)
+		for i, gap := range gapsBy(t, time.Second, &tokensource.Cache{Source: s, Patience: -1}, s, 60) {
+			if gap > 101*time.Second || i > 50 && gap < 60*time.Second {
+				t.Errorf("after %d failures asked again after %v, want 60s to 100s", i, gap)
+			}
+		}
+	})
 }
 
 func TestTheSpacingBeginsAnewAfterASuccessOrALogin(t *testing.T) {
@@ -64,15 +80,15 @@ func TestTheSpacingBeginsAnewAfterASuccessOrALogin(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := failing(unavailable)
-			c := &tokensource.Cache{Source: s}
-			gaps(t, c, s, 8)
+			c := &tokensource.Cache{Source: s, Patience: -1}
+			gaps(t, c, s, 12)
 			heal(t, c, s)
 			s.answer = failing(unavailable).answer
 			got := gaps(t, c, s, 2)
 			if got[0] != 0 {
 				t.Errorf("%s: asked after %v, want at once", name, got[0])
 			}
-			wantGap(t, got[1], 0)
+			wantGaps(t, got[1:])
 		})
 	}
 }
@@ -90,8 +106,8 @@ func TestASourceThatReturnsExpiredTokensIsNotAskedInALoop(t *testing.T) {
 			wantToken(t, got, err, fmt.Sprint("token-", s.calls.Load()))
 			time.Sleep(time.Millisecond)
 		}
-		if got := s.calls.Load(); got > 16 {
-			t.Errorf("asked %d times in 10s, want at most 16", got)
+		if got := s.calls.Load(); got > 22 {
+			t.Errorf("asked %d times in 10s, want at most 22", got)
 		}
 	})
 }
@@ -99,11 +115,11 @@ func TestASourceThatReturnsExpiredTokensIsNotAskedInALoop(t *testing.T) {
 func TestARefusedTokenThatTheSourceConfirmsAfterAFailureIsNoError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := failing(unavailable)
-		c := &tokensource.Cache{Source: s}
+		c := &tokensource.Cache{Source: s, Patience: -1}
 		only := &Token{AccessToken: "only"}
 		c.Set(t.Context(), only)
 		c.Token(t.Context(), only)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 		s.answer = func(context.Context, int, *Token) (*Token, error) { return only, nil }
 		for range 2 {
 			got, err := c.Token(t.Context(), only)
@@ -144,13 +160,13 @@ func paced(pace, life time.Duration) *source {
 func TestAnExpiredTokenOfASourceWithItsOwnPaceIsAskedForAtThatPaceOrSooner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := paced(time.Second, -time.Hour)
-		for i, gap := range gaps(t, &tokensource.Cache{Source: s}, s, 20)[1:] {
-			if i > 6 && gap != time.Second {
+		for i, gap := range gaps(t, &tokensource.Cache{Source: s}, s, 30)[1:] {
+			if i > 15 && gap != time.Second {
 				t.Errorf("asked again after %v, want 1s", gap)
 			}
 		}
 		s = paced(time.Hour, -time.Hour)
-		wantGap(t, gaps(t, &tokensource.Cache{Source: s}, s, 2)[1], 0)
+		wantGaps(t, gaps(t, &tokensource.Cache{Source: s}, s, 2)[1:])
 	})
 }
 
@@ -163,7 +179,7 @@ func TestTheSameTokenAtItsOwnPaceIsNoFailure(t *testing.T) {
 				t.Errorf("refresh %d came after %v, want 1m", i, gap)
 			}
 		}
-		s.answer = numbered(time.Second, time.Hour).answer
+		s.answer = numbered(900*time.Millisecond, time.Hour).answer
 		go c.Token(t.Context(), &Token{AccessToken: "same"})
 		synctest.Wait()
 		got, err := c.Token(t.Context(), nil) // waits: only failures are not waited for
@@ -210,7 +226,7 @@ func TestARefusedLateTokenIsReplacedAtOnce(t *testing.T) {
 			time.Sleep(map[int]time.Duration{1: 1050 * time.Millisecond}[n])
 			return &Token{AccessToken: fmt.Sprint("token-", n)}, nil
 		}}
-		c := &tokensource.Cache{Source: s, Timeout: time.Second}
+		c := &tokensource.Cache{Source: s, Timeout: time.Second, Patience: -1}
 		if _, err := c.Token(t.Context(), nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want DeadlineExceeded", err)
 		}

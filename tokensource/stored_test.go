@@ -25,7 +25,7 @@ type process struct {
 
 func newProcess(store tokensource.Store, source tokensource.Source) process {
 	s := &tokensource.Stored{Source: source, Store: store, Key: "key"}
-	return process{&tokensource.Cache{Source: s}, s}
+	return process{&tokensource.Cache{Source: s, Patience: -1}, s}
 }
 
 // value is what a store holds under the key of newProcess, as JSON.

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
 // A Token is an access token and what came with it (RFC 6749 section 5.1).
@@ -36,11 +34,6 @@ type Token struct {
 	// RefreshAt is when to refresh early, while the token is still good. Zero
 	// lets the [Cache] draw the moment.
 	RefreshAt time.Time
-}
-
-// good reports whether the access token can be expected to work at now.
-func (t *Token) good(now time.Time) bool {
-	return t != nil && t.AccessToken != "" && (t.Expiry.IsZero() || now.Before(t.Expiry))
 }
 
 // same reports whether two tokens carry the same access token, as far as there
@@ -179,44 +172,3 @@ func Unmarshal(data []byte) (*Token, error) {
 	t := Token(s)
 	return &t, nil
 }
-
-// withLifetime returns t with an Expiry if it has none but is a JWT that tells
-// how long it lives. Its life counts from began by the local clock: exp itself
-// is the server's clock, which need not agree. The signature is not checked;
-// that is the API's affair.
-func (t *Token) withLifetime(began time.Time) *Token {
-	if !t.Expiry.IsZero() {
-		return t
-	}
-	_, life := t.claimedLife()
-	if life <= 0 {
-		return t
-	}
-	dated := *t
-	dated.Expiry = began.Add(life)
-	return &dated
-}
-
-// claimedLife returns when a JWT was issued by its own account, and exp less
-// iat; zero if it is no JWT or does not tell.
-func (t *Token) claimedLife() (issued time.Time, life time.Duration) {
-	if strings.Count(t.AccessToken, ".") != 2 {
-		return time.Time{}, 0
-	}
-	// Claims as a map: another claim of an unexpected type does no harm, and
-	// neither does an algorithm that this process could not verify.
-	claims := jwt.MapClaims{}
-	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
-	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
-		return time.Time{}, 0
-	}
-	exp, _ := claims.GetExpirationTime()
-	iat, _ := claims.GetIssuedAt()
-	if exp == nil || iat == nil {
-		return time.Time{}, 0
-	}
-	return iat.Time, min(exp.Sub(iat.Time), maxLifetime)
-}
-
-// maxLifetime keeps absurd lifetimes within what a time.Duration can count.
-const maxLifetime = 30 * 365 * 24 * time.Hour

@@ -127,15 +127,16 @@ func (w window) without(p plan) float64 {
 	return float64(p.replicas) * mean * (w.to - least) / ((w.to - w.from) * w.mean(p))
 }
 
-// A spacing is how long a client rests after the nth failure in a row: at random
-// between low and the whole of first × factorⁿ seconds, at most limit.
-type spacing struct{ first, factor, limit, low float64 }
+// A spacing is how long a client rests after a failure: for a share of the time
+// that it has rested in this row, at least first and at most limit seconds, drawn
+// between low and the whole.
+type spacing struct{ first, share, limit, low float64 }
 
 // cacheSpacing is the Cache's own.
-var cacheSpacing = spacing{0.2, 1.5, 100, 0.5}
+var cacheSpacing = spacing{0.3, 0.25, 100, 0.6}
 
-func (s spacing) wait(n int) float64 {
-	return min(s.first*math.Pow(s.factor, float64(n)), s.limit) * (s.low + (1-s.low)*rand.Float64())
+func (s spacing) wait(rested float64) float64 {
+	return min(max(s.first, rested*s.share), s.limit) * (s.low + (1-s.low)*rand.Float64())
 }
 
 // most is the most token requests of 100,000 clients that always ask, in an outage of so many seconds.
@@ -144,7 +145,7 @@ func (s spacing) most(down float64) int {
 	for range 100_000 {
 		n := 0
 		for at := 0.0; at < down; n++ {
-			at += s.wait(n)
+			at += s.wait(at)
 		}
 		most = max(most, n)
 	}
@@ -158,19 +159,30 @@ func (s spacing) model(p plan) *record {
 	down, served := p.outage.length.Seconds(), 0.0
 	for range p.replicas {
 		at := cacheWindow.phase() * p.life.Seconds()
-		for n := 0; int(at) < len(r.seconds); n++ {
+		for rested := 0.0; int(at) < len(r.seconds); {
 			r.seconds[int(at)]++
 			if at >= down {
-				if n > 0 {
+				if rested > 0 {
 					served = max(served, at-down)
 				}
 				break
 			}
-			at += s.wait(n) + rand.ExpFloat64()*p.pause.Seconds()
+			rest := s.wait(rested)
+			rested += rest
+			at += rest + s.idle(rested, p)
 		}
 	}
 	r.served = time.Duration(served * float64(time.Second))
 	return r
+}
+
+// idle draws how long it is from the end of a rest to the next request. In the first
+// 3 s callers wait for it.
+func (s spacing) idle(rested float64, p plan) float64 {
+	if rested < 3 {
+		return 0
+	}
+	return rand.ExpFloat64() * p.pause.Seconds()
 }
 
 // herd is the busiest second of the nth refresh of a fleet with a fixed window,

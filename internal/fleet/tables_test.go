@@ -34,27 +34,48 @@ func TestFigures(t *testing.T) {
 	for _, l := range lifetimes {
 		days := wholeDays(t, l.life)
 		tableOfDays(days)
-		tableOfOutages(days)
 		tableOfPaper(days)
 		if l.life == time.Hour {
 			draw(t, []*record{of(days, xoauth2), of(days, google), of(days, own)})
 		}
-		tableOfKinds(t, l.life)
 	}
 	tableOfWindows(t)
+}
+
+// TestFiguresOfOutages prints the tables of README.md that tell of outages.
+func TestFiguresOfOutages(t *testing.T) {
+	if !*whole {
+		t.Skip("takes minutes: run it with -whole")
+	}
+	for _, l := range lifetimes {
+		outages := afterSixLifetimes(t, l.life)
+		tableOfOutages(outages)
+		tableOfPaperOutage(of(outages, own))
+		tableOfKinds(t, l.life)
+	}
 	tableOfSpacings()
 }
 
-// wholeDays simulates a day with an outage for each policy.
+// wholeDays simulates a day for each policy, with an outage at 14:55 or soon after.
 func wholeDays(t *testing.T, life time.Duration) []*record {
+	return each(t, life, 15*time.Hour-5*time.Minute, 24*time.Hour)
+}
+
+// afterSixLifetimes simulates an outage after six lifetimes, for each policy.
+func afterSixLifetimes(t *testing.T, life time.Duration) []*record {
+	return each(t, life, 6*life, 8*life+30*time.Minute)
+}
+
+// each simulates a fleet with each policy, with an outage of ten minutes.
+func each(t *testing.T, life, from, length time.Duration) []*record {
 	var days []*record
 	for _, policy := range append([]policy{own}, others...) {
 		if !policy.fits(life) {
 			continue
 		}
 		days = append(days, simulate(t, plan{
-			replicas: *replicas, life: life, length: 24 * time.Hour, pause: time.Second, policy: policy,
-			outage: outage{unlucky(policy, life), 10 * time.Minute, refused},
+			replicas: *replicas, life: life, length: length, pause: time.Second, policy: policy,
+			outage: outage{unlucky(policy, life, from), 10 * time.Minute, refused},
 		}))
 	}
 	return days
@@ -64,10 +85,9 @@ func of(days []*record, p policy) *record {
 	return days[slices.IndexFunc(days, func(r *record) bool { return r.policy.name == p.name })]
 }
 
-// unlucky is when an outage of ten minutes begins, 14:55 or soon after, so that
+// unlucky is when an outage of ten minutes begins, then or soon after, so that
 // it meets a herd if there is one.
-func unlucky(p policy, life time.Duration) time.Duration {
-	from := 15*time.Hour - 5*time.Minute
+func unlucky(p policy, life, from time.Duration) time.Duration {
 	if p.draw == nil {
 		return from
 	}
@@ -164,17 +184,22 @@ func tableOfPaper(days []*record) {
 		most, _ := r.busiest(from, from+r.life, r.life/60)
 		row(fmt.Sprintf("the busiest sixtieth of lifetime %d, over the average", i+2), round(ripple), round(float64(most)*60/(mean*life)))
 	}
+}
 
+// tableOfPaperOutage sets what is expected of an outage beside what was simulated.
+func tableOfPaperOutage(r *record) {
+	title("A token lives %v. An outage on paper", r.life)
+	header("", "paper", "simulated")
 	model := cacheSpacing.model(r.plan)
 	_, expected := model.busiest(0, r.outage.length, time.Second)
 	_, during := r.busiest(r.outage.from, r.outage.end(), time.Second)
 	row("a second of the outage, on average", round(expected), round(during))
 	if r.life > r.outage.length {
-		row("replicas without a token at its end", round(w.without(r.plan)), r.without)
+		row("replicas without a token at its end", round(cacheWindow.without(r.plan)), r.without)
 		return
 	}
 	_, after := r.busiest(r.outage.end(), r.outage.end()+40*time.Second, time.Second)
-	row("a second after the outage: N/(75 s)", round(n/(cacheSpacing.limit*(1+cacheSpacing.low)/2)), round(after))
+	row("a second after the outage: N/(80 s)", round(float64(r.replicas)/(cacheSpacing.limit*(1+cacheSpacing.low)/2)), round(after))
 	row("all served after", seconds(model.served), seconds(r.served))
 }
 
@@ -207,12 +232,12 @@ func tableOfWindows(t *testing.T) {
 // tableOfSpacings shows what the constants of the spacing after failures cost and bring.
 func tableOfSpacings() {
 	title("The spacing after failures, modelled. A token lives 5m0s")
-	header("first, factor, limit, at least", "token requests of one client in an outage of 2 s, at most",
+	header("first, share, limit, at least", "token requests of one client in an outage of 2 s, at most",
 		"outage of 1 min: busiest second in it, of the fleet", "first second after", "last one after",
 		"outage of 10 min: token requests for each replica", "busiest second in it, of the fleet", "busiest second after", "last one after")
 	for _, s := range []spacing{
-		cacheSpacing, {0.2, 1.5, 100, 0}, {0.2, 1.5, 50, 0.5}, {0.2, 1.5, 75, 0.5}, {0.2, 1.5, 120, 0.5}, {0.2, 1.3, 100, 0.5}, {0.2, 2, 100, 0.5},
-		{0.2, 3, 100, 0.5}, {0.5, 1.5, 100, 0.5}, {1, 1.5, 100, 0.5}, {1, 2, 100, 0.5}, {0.2, 2, 100, 0}, {0.2, 1.5, 100, 0.75}, {0.2, 1.5, 5, 0.5},
+		cacheSpacing, {0.3, 0.25, 100, 0}, {0.3, 0.25, 100, 0.5}, {0.3, 0.25, 100, 0.8}, {0.3, 0.25, 50, 0.6}, {0.3, 0.25, 75, 0.6}, {0.3, 0.25, 120, 0.6},
+		{0.3, 0.1, 100, 0.6}, {0.3, 0.5, 100, 0.6}, {0.3, 1, 100, 0.6}, {0.15, 0.25, 100, 0.6}, {1, 0.25, 100, 0.6}, {0.3, 0.25, 5, 0.6},
 	} {
 		p := plan{replicas: *replicas, life: 5 * time.Minute, pause: time.Second}
 		p.outage.length = time.Minute
@@ -222,7 +247,7 @@ func tableOfSpacings() {
 		inShort, _ := short.busiest(0, short.outage.length, time.Second)
 		inLong, mean := long.busiest(0, long.outage.length, time.Second)
 		after, _ := long.busiest(long.outage.length, long.outage.length+3*time.Minute, time.Second)
-		row(fmt.Sprintf("%v s × %vⁿ, %v s, %v", s.first, s.factor, s.limit, s.low), s.most(2),
+		row(fmt.Sprintf("%v s, %v, %v s, %v", s.first, s.share, s.limit, s.low), s.most(2),
 			percent(short, inShort), percent(short, short.seconds[60]), seconds(short.served),
 			round(mean*long.outage.length.Seconds()/float64(p.replicas)), percent(long, inLong), percent(long, after), seconds(long.served))
 	}

@@ -23,54 +23,58 @@ type defect struct {
 
 var defects = []defect{
 	{"old is not compared", "tokensource/cache.go", []string{
-		`!r.token.same(old) && (r.until`, `old == nil && (r.until`,
-		`refused := c.current.same(old)`, `refused := old != nil`}},
+		`l != nil && !l.token.same(old)`, `l != nil && old == nil`,
+		`refused := c.lease.token.same(old)`, `refused := old != nil`}},
 	{"the caller's old goes down to the source", "tokensource/cache.go", []string{
-		`c.start(ctx, Refused, now)`, `c.start(context.WithValue(ctx, "old", old), Refused, now)`,
-		`c.start(ctx, Expired, now)`, `c.start(context.WithValue(ctx, "old", old), Expired, now)`,
-		`	k.token, k.err = c.Source.Token(ctx, old)
-`, `	if o, _ := ctx.Value("old").(*Token); o != nil {
-		old = o
-	}
-	k.token, k.err = c.Source.Token(ctx, old)
+		`		c.start(ctx, cause, now)
+`, `		if old != nil {
+			c.lease.token = old
+		}
+		c.start(ctx, cause, now)
 `}},
-	{"a refresh belongs to its first caller", "tokensource/cache.go", []string{
+	{"a refresh belongs to its first caller", "tokensource/cacheflight.go", []string{
 		`withoutTrace(context.WithoutCancel(ctx))`, `withoutTrace(ctx)`}},
 	{"a waiter stays until the refresh ends", "tokensource/cache.go", []string{
-		`		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-f.done:`, `		case <-f.done:`}},
-	{"a call begins though the last has not returned", "tokensource/cache.go", []string{
-		`c.calls.DoChan(`, `new(singleflight.Group).DoChan(`}},
-	{"a late token is thrown away", "tokensource/cache.go", []string{
-		`k.err != nil && c.flight == nil && !needsLogin(k.err)`, `c.flight == nil`}},
-	{"a late invalid_grant is thrown away", "tokensource/cache.go", []string{
-		`k.err != nil && c.flight == nil && !needsLogin(k.err)`, `k.err != nil && c.flight == nil`}},
-	{"a refresh in flight wins over Set", "tokensource/cache.go", []string{
-		`k.epoch != c.epoch || `, ``}},
-	{"a logout does not end a refresh", "tokensource/cache.go", []string{
-		`	c.epoch++
-`, `	if token != nil {
-		c.epoch++
+		`	case <-ctx.Done():
+	case <-again:`, `	case <-again:`}},
+	{"a call begins though the last has not returned", "tokensource/cacheflight.go", []string{
+		`c.calls.DoChan(`, `new(singleflight.Group).DoChan(`,
+		`	"time"
+
+`, `	"time"
+
+	"golang.org/x/sync/singleflight"
+`}},
+	{"a late token is thrown away", "tokensource/cacheflight.go", []string{
+		`k.err != nil && late && !k.login`, `c.flight == nil`,
+		`	late := c.flight != k.flight
+`, ``}},
+	{"a late invalid_grant is thrown away", "tokensource/cacheflight.go", []string{
+		`late && !k.login`, `late`}},
+	{"a refresh in flight wins over Set", "tokensource/cachelogin.go", []string{
+		`c.call.void = true`, `c.call.void = false`}},
+	{"a logout does not end a refresh", "tokensource/cachelogin.go", []string{
+		`	if c.call != nil {
+		c.call.void`, `	if c.call != nil && l.token != nil {
+		c.call.void`}},
+	{"a logout keeps the token", "tokensource/cachelogin.go", []string{
+		`	c.flight, c.lease = nil, l
+`, `	if c.flight = nil; l.token != nil {
+		c.lease = l
 	}
 `}},
-	{"a logout keeps the token", "tokensource/cache.go", []string{
-		`	c.current, c.until, c.earlyAt = nil, time.Time{}, time.Time{}
-`, ``}},
-	{"an expired token is served", "tokensource/cache.go", []string{
-		`(r.until.IsZero() || time.Until(r.until) > 0)`, `true`,
-		`(c.until.IsZero() || now.Before(c.until))`, `true`}},
-	{"failures are not spaced", "tokensource/cache.go", []string{
-		`c.retryAt = now.Add(time.Duration(max(wait, least) * float64(time.Second)))`, `c.retryAt = now.Add(time.Duration(max(wait, least)))`}},
-	{"Retry-After is not heeded", "tokensource/cache.go", []string{
-		`floor = e.RetryAfter`, `floor = 0`}},
-	{"the guard is in the Cache", "tokensource/cache.go", []string{
-		`		c.failures, c.retryAt = 0, time.Time{}
-		return`, `		c.failures, c.retryAt = 0, time.Time{}
-		if refused {
-			c.retryAt = now.Add(2 * time.Second)
-		}
-		return`}},
+	{"an expired token is served", "tokensource/lifetime.go", []string{
+		`l.token.AccessToken != "" && !lapsed(now, l.until)`, `l.token.AccessToken != ""`}},
+	{"failures are not spaced", "tokensource/cachepacing.go", []string{
+		`r.until = now.Add(pause)`, `r.until = now.Add(pause / 1000)`}},
+	{"Retry-After is not heeded", "tokensource/cachepacing.go", []string{
+		`e == nil || e.RetryAfter <= 0`, `e == nil || e.RetryAfter >= 0`}},
+	{"the guard is in the Cache", "tokensource/cachepacing.go", []string{
+		`	if fresh && c.lease.good(now) {`, `	if fresh && c.lease.good(now) && refused {
+		c.rest(nil, 2*time.Second, 2*time.Second, began, now)
+		return
+	}
+	if fresh && c.lease.good(now) {`}},
 	{"there is no guard", "transport/guard.go", []string{
 		`time.Since(seen.at) >= g.rows[k.origin].pause()`, `time.Since(seen.at) >= 0`}},
 	{"a row does not grow", "transport/guard.go", []string{

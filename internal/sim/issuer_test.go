@@ -239,7 +239,7 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 	w.note("token request %d: %v %v", x.n, x.fault, err)
 	switch {
 	case arrived && x.token != nil:
-		p.failures, p.leftAlone = 0, time.Time{}
+		p.failures, p.rested, p.leftAlone = 0, 0, time.Time{}
 		x.token.came = x.ended
 		if x.token.life > 0 || w.tells < tellsJWT {
 			x.token.until = x.since.Add(x.token.life)
@@ -255,11 +255,9 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 		if limit := x.since.Add(w.timeout); limit.Before(failed) {
 			failed = limit
 		}
-		least := 100 * time.Millisecond
-		for range min(p.failures, 15) {
-			least += least / 2
-		}
+		least := min(max(300*time.Millisecond, p.rested/4), 100*time.Second) * 6 / 10
 		p.failures++
+		p.rested += least
 		p.leftAlone = failed.Add(least)
 		if resp != nil && resp.Header.Get("Retry-After") != "" && x.ended.Equal(failed) {
 			p.leftAlone = maxTime(p.leftAlone, failed.Add(retryAfter))
@@ -435,7 +433,7 @@ func (p *process) refreshed(r tokensource.Refresh) {
 	defer w.mu.Unlock()
 	w.note("process %d: refresh (%s) after %v with %d waiters: %v", p.n, r.Cause, r.Duration, r.Waiters, r.Err)
 	switch {
-	case r.Cause != tokensource.Refused:
+	case r.Cause != tokensource.Refused || r.Err != nil: // the caller waits out a failure, and causes the next
 		p.others++
 	case r.Err == nil && w.plan.processes == 1 && p.last.good && p.last.token != nil &&
 		p.last.ended.Equal(time.Now()) && !p.last.began.Before(time.Now().Add(-r.Duration)): // else it was begun for another reason

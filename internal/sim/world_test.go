@@ -63,11 +63,12 @@ type process struct {
 	nonces map[string][]sighting
 
 	inFlight  int
-	last      *exchange // the last that ended
-	failures  int       // in a row
-	leftAlone time.Time // no exchange before
-	wasted    int       // refreshes because of a refusal though the token was good
-	others    int       // refreshes for other reasons, and logins
+	last      *exchange     // the last that ended
+	failures  int           // in a row
+	rested    time.Duration // how long it left the issuer alone after them, at least
+	leftAlone time.Time     // no exchange before
+	wasted    int           // refreshes because of a refusal though the token was good
+	others    int           // refreshes for other reasons, and logins
 }
 
 // A sighting is when something became known.
@@ -297,7 +298,7 @@ func (w *world) login(n int) {
 	defer w.mu.Unlock()
 	o.end, o.err = time.Now(), err
 	p.others++
-	p.failures, p.leftAlone = 0, time.Time{}
+	p.failures, p.rested, p.leftAlone = 0, 0, time.Time{}
 	p.known = append(p.known, sighting{o.end, seq})
 	w.note("process %d: login %d: %v", n, family, err)
 	if err != nil && w.plan.processes == 1 {
@@ -316,7 +317,7 @@ func (w *world) logout(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o.end, o.err = time.Now(), err
-	p.failures, p.leftAlone = 0, time.Time{}
+	p.failures, p.rested, p.leftAlone = 0, 0, time.Time{}
 	p.known = append(p.known, sighting{o.end, 0})
 	w.note("process %d: logout: %v", n, err)
 }

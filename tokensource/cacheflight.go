@@ -1,0 +1,226 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http/httptrace"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
+)
+
+// A Refresh is what [Cache.OnRefresh] is told.
+type Refresh struct {
+	Cause    Cause
+	Duration time.Duration // from the moment the first caller needed it
+	Waiters  int           // callers that waited for it; those that left early count too
+	Err      error         // nil if a token came
+}
+
+// tell calls fn. It runs in a goroutine that no caller can recover.
+func (r Refresh) tell(fn func(Refresh)) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Printf("tokensource: Cache.OnRefresh panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	fn(r)
+}
+
+// A Cause is why a token was refreshed.
+type Cause string
+
+// The causes of a refresh.
+const (
+	Expired Cause = "expired" // there was no good token
+	Early   Cause = "early"   // the token had passed a part of its life
+	Refused Cause = "refused" // a server refused the token
+)
+
+// A flight is a refresh as its callers see it: one call of the Source, or more
+// if one had begun before a Set or Forget, or for another flight.
+type flight struct {
+	cause   Cause
+	began   time.Time
+	waiters int
+	hold    time.Time // until then all callers wait, those with a good token too
+
+	done  chan struct{} // closed at the end, when the next is set
+	token *Token        // nil: look again
+}
+
+// A call is one call of the Source. It outlives its flight if the Source
+// ignores its context.
+type call struct {
+	flight *flight
+	began  time.Time
+	old    *Token
+	void   bool // Set or Forget came meanwhile
+
+	token *Token
+	err   error
+	login bool // err says that a login is needed
+}
+
+// longestHold is how long callers wait for a newer token than the one that
+// another caller's server refused: theirs may like it.
+const longestHold = time.Second
+
+// holds reports whether callers with a good token wait, too.
+func (f *flight) holds(now time.Time) bool {
+	return f != nil && !clock.Passed(now, f.hold)
+}
+
+// start begins a flight; c.mu is held.
+func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
+	ctx, cancel := context.WithTimeout(withoutTrace(context.WithoutCancel(ctx)), c.timeout())
+	c.flight = &flight{cause: cause, began: now, done: make(chan struct{})}
+	go c.fly(ctx, cancel, c.flight)
+}
+
+// join makes the caller wait for the flight. A refusal of the token makes all
+// others wait, if the refresh before succeeded; c.mu is held.
+func (c *Cache) join(refused bool, now time.Time) *wait {
+	f := c.flight
+	f.waiters++
+	if refused && c.row == nil && f.hold.IsZero() {
+		f.hold = now.Add(longestHold)
+		c.publish(now)
+	}
+	return &wait{flight: f, refused: refused}
+}
+
+// fly has the Source called until the flight is over.
+func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
+	defer cancel()
+	for c.told(ctx) {
+		returned := c.calls.DoChan("", func() (any, error) {
+			var call sync.WaitGroup
+			call.Go(func() { c.ask(ctx, f) }) // singleflight's own may not end by runtime.Goexit
+			call.Wait()
+			return nil, nil
+		})
+		select {
+		case <-f.done:
+			return
+		case <-returned:
+		case <-ctx.Done():
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight == f {
+		c.settle(&call{flight: f, err: fmt.Errorf("tokensource: no token came within %v: %w", c.timeout(), ctx.Err())})
+	}
+}
+
+// ask calls the Source, in a goroutine that it may end or never let go.
+func (c *Cache) ask(ctx context.Context, f *flight) {
+	k := c.begin(f)
+	if k == nil {
+		return
+	}
+	defer c.returned(k)
+	defer func() {
+		if r := recover(); r != nil {
+			k.err = fmt.Errorf("tokensource: the source panicked: %v", r)
+		}
+	}()
+	k.err = errors.New("tokensource: the source called runtime.Goexit")
+	if c.Source == nil {
+		k.err = errors.New("tokensource: Cache.Source is nil")
+		return
+	}
+	token, err := c.Source.Token(ctx, k.old)
+	if err = sound(err); err == nil {
+		err = token.check()
+	}
+	k.login = needsLogin(err)
+	k.token, k.err = token, err
+}
+
+// begin notes that a call begins, with the current token; nil if the flight is over.
+func (c *Cache) begin(f *flight) *call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight != f {
+		return nil
+	}
+	c.call = &call{flight: f, began: time.Now(), old: c.lease.token}
+	return c.call
+}
+
+// returned takes what the Source returned. A token is welcome even if nobody
+// waits any more, for its refresh token may be the only one that works, and so is
+// the news that a login is needed: the dead refresh token is not sent again. Any
+// other late error says nothing of the flight that waits now.
+func (c *Cache) returned(k *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.call = nil
+	late := c.flight != k.flight
+	if k.void || k.err != nil && late && !k.login {
+		return
+	}
+	c.settle(k)
+}
+
+// settle ends the flight, if there is one, with what a call brought; c.mu is held.
+func (c *Cache) settle(k *call) {
+	now, f := time.Now(), c.flight
+	event, began := Refresh{Cause: k.flight.cause, Err: k.err}, k.began
+	if f != nil {
+		event.Cause, event.Waiters, began = f.cause, f.waiters, f.began
+	}
+	event.Duration = now.Sub(began)
+	c.flight = nil
+	var token *Token
+	if k.err != nil {
+		c.fail(k.err, began, now)
+	} else {
+		token = k.token.datedAfter(c.lease.token, k.began)
+		c.adopt(token, f != nil && f.cause == Refused, began, now)
+	}
+	c.publish(now)
+	f.land(token) // when all is in order for those who ask again
+	if c.OnRefresh != nil {
+		go event.tell(c.OnRefresh)
+	}
+}
+
+// land ends the wait of the flight's callers; nil has them look again.
+func (f *flight) land(token *Token) {
+	if f != nil {
+		f.token = token
+		close(f.done)
+	}
+}
+
+// withoutTrace hides an httptrace of the caller's: it is for the caller's request,
+// not for the token endpoint's. An empty one takes the place of the hooks that
+// package net looks up by a key of its own.
+func withoutTrace(ctx context.Context) context.Context {
+	empty := &httptrace.ClientTrace{ConnectStart: func(string, string) {}}
+	return untraced{httptrace.WithClientTrace(untraced{ctx}, empty)}
+}
+
+type untraced struct{ context.Context }
+
+func (u untraced) Value(key any) any {
+	v := u.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
+}
+
+func (c *Cache) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	return 30 * time.Second
+}

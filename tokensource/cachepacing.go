@@ -1,0 +1,133 @@
+package tokensource
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
+)
+
+// A row is refreshes one after the other that brought nothing new. It does not
+// change: the next refresh makes another one.
+type row struct {
+	err    error         // of the last; nil: the Source has confirmed its token
+	ended  bool          // only a login helps
+	began  time.Time     // when the first began that failed
+	rested time.Duration // how long the Source was left alone, in all
+	until  time.Time     // when the next may begin
+	hidden bool          // callers wait for it instead of getting err
+	next   *flight       // never begins: it lands when another row, or none, takes the place of this one
+}
+
+// Bounds of the pauses. These numbers meet both one client's short outage and a
+// fleet's, see internal/fleet. As a pause is at most a quarter of those before, an
+// outage delays its callers by a quarter of its length at most.
+const (
+	firstPause    = 300 * time.Millisecond
+	longestPause  = 100 * time.Second
+	longestDemand = 5 * time.Minute // of a server, by Retry-After
+)
+
+// resting reports whether the Source is left alone.
+func (r *row) resting(now time.Time) bool { return !clock.Passed(now, r.until) }
+
+// pause draws the next pause.
+func (r *row) pause() time.Duration {
+	most := min(max(firstPause, r.rested/4), longestPause)
+	return most - rand.N(most*2/5)
+}
+
+// setRow puts a row in the place of the last, whose callers look again; c.mu is held.
+func (c *Cache) setRow(r *row) {
+	if c.row != nil && c.row != r {
+		c.row.next.land(nil)
+	}
+	c.row = r
+}
+
+// endedRow leaves the Source alone until a login.
+func endedRow(err error) *row { return &row{err: err, ended: true} }
+
+// rest leaves the Source alone after a refresh that began then and failed, or
+// brought nothing new: err is nil; c.mu is held.
+func (c *Cache) rest(err error, least, most time.Duration, began, now time.Time) {
+	r := &row{err: err, began: began, next: &flight{done: make(chan struct{})}}
+	if c.row != nil {
+		r.rested = c.row.rested
+		if c.row.err != nil {
+			r.began = c.row.began
+		}
+	}
+	pause := min(max(r.pause(), least), most)
+	r.rested += pause
+	r.until = now.Add(pause)
+	r.hidden = transient(err) && r.until.Sub(r.began) <= c.patience()
+	if !c.lease.early.IsZero() {
+		c.lease.early = later(c.lease.early, r.until)
+	}
+	c.setRow(r)
+}
+
+// adopt makes a token of the Source the current one; c.mu is held. One that is not
+// new, or has expired already, is served all the same, for clocks may be wrong; the
+// Source is then asked again as rarely as after a failure, but at the token's end.
+func (c *Cache) adopt(token *Token, refused bool, began, now time.Time) {
+	before := c.lease
+	c.lease = newLease(token, began, now)
+	c.lease.login = before.login && token.same(before.token)
+	if token.same(before.token) && token.Expiry.Round(0).Equal(before.token.Expiry) {
+		c.lease.until = before.until // the same by the monotonic clock too, whatever the wall clock did
+	}
+	paced := !clock.Passed(now, token.RefreshAt) // the Source says itself when to ask again
+	fresh := !token.same(before.token) || !refused && (paced || c.lease.extends(&before))
+	if fresh && c.lease.good(now) {
+		c.setRow(nil)
+		return
+	}
+	most := longestPause
+	for _, end := range []time.Time{token.RefreshAt, c.lease.until} {
+		if !clock.Passed(now, end) {
+			most = min(most, end.Sub(now))
+		}
+	}
+	c.rest(nil, 0, most, began, now)
+}
+
+// fail remembers a failure; c.mu is held.
+func (c *Cache) fail(err error, began, now time.Time) {
+	if _, ok := c.Source.(setter); !ok && needsLogin(err) {
+		c.setRow(endedRow(err))
+		return
+	}
+	c.rest(err, demanded(err), longestDemand, began, now)
+}
+
+// demanded draws the pause that a server's Retry-After demands: longer by up to a
+// quarter, which keeps a fleet apart that was told the same.
+func demanded(err error) time.Duration {
+	e, ok := errors.AsType[*EndpointError](err)
+	if !ok || e == nil || e.RetryAfter <= 0 {
+		return 0
+	}
+	least := min(e.RetryAfter, longestDemand*4/5)
+	return least + rand.N(least/4+1)
+}
+
+// transient reports whether another attempt may succeed soon: not if a login is
+// needed, or the token endpoint refuses the request as it is.
+func transient(err error) bool {
+	e, ok := errors.AsType[*EndpointError](err)
+	if !ok || e == nil || e.StatusCode/100 != 4 {
+		return !errors.Is(err, ErrReauthenticate)
+	}
+	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooEarly || e.StatusCode == http.StatusTooManyRequests
+}
+
+func (c *Cache) patience() time.Duration {
+	if c.Patience != 0 {
+		return c.Patience
+	}
+	return 3 * time.Second
+}

@@ -1,0 +1,127 @@
+package tokensource
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
+)
+
+// good reports whether the access token can be expected to work at now.
+func (t *Token) good(now time.Time) bool {
+	return t != nil && t.AccessToken != "" && !lapsed(now, t.Expiry)
+}
+
+// lapsed reports whether t has come by the monotonic or the wall clock; zero
+// means never.
+func lapsed(now, t time.Time) bool { return !t.IsZero() && clock.Passed(now, t) }
+
+// withLifetime returns t with an Expiry if it has none but is a JWT that tells
+// how long it lives. Its life counts from began by the local clock: exp itself
+// is the server's clock, which need not agree. The signature is not checked;
+// that is the API's affair.
+func (t *Token) withLifetime(began time.Time) *Token {
+	if !t.Expiry.IsZero() {
+		return t
+	}
+	_, life := t.claimedLife()
+	if life <= 0 {
+		return t
+	}
+	dated := *t
+	dated.Expiry = began.Add(life)
+	return &dated
+}
+
+// datedAfter is withLifetime for a token that may be the same one as before, whose
+// life does not begin anew.
+func (t *Token) datedAfter(before *Token, began time.Time) *Token {
+	if !t.same(before) || !t.Expiry.IsZero() || before.Expiry.IsZero() {
+		return t.withLifetime(began)
+	}
+	dated := *t
+	dated.Expiry = before.Expiry
+	return &dated
+}
+
+// atLogin is withLifetime for a token that may have been issued long ago, as one
+// that was read from a disk: it has what exp leaves of its life by the local
+// clock, and its whole life at most.
+func (t *Token) atLogin(now time.Time) *Token {
+	issued, life := t.claimedLife()
+	if !t.Expiry.IsZero() || life <= 0 {
+		return t
+	}
+	dated := *t
+	dated.Expiry = now.Add(min(life, issued.Add(life).Sub(now)))
+	return &dated
+}
+
+// claimedLife returns when a JWT was issued by its own account, and exp less
+// iat; zero if it is no JWT or does not tell.
+func (t *Token) claimedLife() (issued time.Time, life time.Duration) {
+	if strings.Count(t.AccessToken, ".") != 2 {
+		return time.Time{}, 0
+	}
+	// Claims as a map: another claim of an unexpected type does no harm, and
+	// neither does an algorithm that this process could not verify.
+	claims := jwt.MapClaims{}
+	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
+		return time.Time{}, 0
+	}
+	exp, _ := claims.GetExpirationTime()
+	iat, _ := claims.GetIssuedAt()
+	if exp == nil || iat == nil {
+		return time.Time{}, 0
+	}
+	return iat.Time, min(exp.Sub(iat.Time), maxLifetime)
+}
+
+// maxLifetime keeps absurd lifetimes within what a time.Duration can count.
+const maxLifetime = 30 * 365 * 24 * time.Hour
+
+// A lease is a token and its moments, which come by one clock or the other; zero
+// means never.
+type lease struct {
+	token *Token
+	until time.Time // the token's Expiry
+	early time.Time // when to refresh it early
+	login bool      // it came by Set or Replace: the Source may have no other
+}
+
+// newLease draws the moment of the early refresh of a token that was asked for
+// at began. The wide window spreads a fleet that was started together.
+func newLease(t *Token, began, now time.Time) lease {
+	l := lease{token: t, until: clock.Anchor(now, t.Expiry)}
+	switch {
+	case !clock.Passed(now, t.RefreshAt):
+		l.early = clock.Anchor(now, t.RefreshAt)
+	case !l.until.IsZero():
+		life := float64(l.until.Sub(began))
+		l.early = began.Add(time.Duration(life * (0.55 + 0.35*rand.Float64())))
+	}
+	return l
+}
+
+// good reports whether the token can be expected to work at now.
+func (l *lease) good(now time.Time) bool {
+	return l.token != nil && l.token.AccessToken != "" && !lapsed(now, l.until)
+}
+
+// extends reports whether l ends later than before by more than a Source's
+// rounding makes.
+func (l *lease) extends(before *lease) bool {
+	return !l.until.IsZero() && l.until.Sub(before.until) > time.Second
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

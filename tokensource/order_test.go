@@ -1,0 +1,139 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// In which order a Source is told of logins, logouts and replaced tokens.
+
+// A diary is a Source that notes what it is told, each after a while.
+type diary struct {
+	*source
+	wait time.Duration
+
+	mu  sync.Mutex
+	now string
+}
+
+func (d *diary) note(ctx context.Context, what string) error {
+	if err := wait(ctx, d.wait); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.now = what
+	return nil
+}
+
+func (d *diary) knows() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now
+}
+
+func (d *diary) Set(ctx context.Context, t *Token) error { return d.note(ctx, t.AccessToken) }
+func (d *diary) Replace(ctx context.Context, _, next *Token) error {
+	return d.note(ctx, next.AccessToken)
+}
+func (d *diary) Forget(ctx context.Context) error { return d.note(ctx, "") }
+
+func TestTheSourceHearsInTheOrderInWhichThingsTookEffect(t *testing.T) {
+	for range 300 {
+		d := &diary{source: failing(tokensource.ErrReauthenticate)}
+		c := &tokensource.Cache{Source: d}
+		all(8, func(i int) error {
+			switch token := (&Token{AccessToken: fmt.Sprint(i)}); i % 4 {
+			case 3:
+				c.Forget(t.Context())
+			case 2:
+				c.Replace(t.Context(), &Token{AccessToken: fmt.Sprint(i - 1)}, token)
+			default:
+				c.Set(t.Context(), token)
+			}
+			return nil
+		})
+		current := ""
+		if got := c.Peek(t.Context(), nil); got != nil {
+			current = got.AccessToken
+		}
+		if d.knows() != current {
+			t.Fatalf("the Source knows %q, the Cache %q", d.knows(), current)
+		}
+	}
+}
+
+func TestALaterLogoutOvertakesALoginThatTheSourceHasNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: failing(tokensource.ErrReauthenticate), wait: time.Minute}
+		c := &tokensource.Cache{Source: d}
+		login := make(chan error)
+		go func() { login <- c.Set(t.Context(), &Token{AccessToken: "a"}) }()
+		synctest.Wait()
+		start := time.Now()
+		go func() { login <- c.Forget(t.Context()) }()
+		if err := <-login; err != nil || time.Since(start) > 0 {
+			t.Errorf("Set returned %v after %v, want nil at once", err, time.Since(start))
+		}
+		if err := <-login; err != nil || d.knows() != "" {
+			t.Errorf("Forget returned %v, and the Source knows %q, want nil and nothing", err, d.knows())
+		}
+	})
+}
+
+// A remembering diary notes what it is told in vain, too.
+type remembering struct{ *diary }
+
+func (r remembering) Replace(_ context.Context, _, next *Token) error {
+	return r.diary.note(context.Background(), next.AccessToken)
+}
+
+func TestACallerThatWaitsForItsTurnLeavesWithItsContextAndTheSourceIsToldEvenSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: failing(tokensource.ErrReauthenticate), wait: time.Minute}
+		c := &tokensource.Cache{Source: remembering{d}}
+		a := &Token{AccessToken: "a"}
+		go c.Set(t.Context(), a)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := c.Replace(ctx, a, &Token{AccessToken: "b"}); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Errorf("got %v after %v, want DeadlineExceeded after 1s", err, time.Since(start))
+		}
+		time.Sleep(time.Minute)
+		if got := d.knows(); got != "a" {
+			t.Errorf("after a minute the Source knows %q, want a", got)
+		}
+		time.Sleep(time.Minute)
+		if got := d.knows(); got != "b" {
+			t.Errorf("after two minutes the Source knows %q, want b", got)
+		}
+	})
+}
+
+// The Source is asked only once it knows of the login.
+func TestNoTokenIsAskedForBeforeTheSourceKnowsOfTheLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: &source{}, wait: time.Second}
+		d.answer = func(context.Context, int, *Token) (*Token, error) { return &Token{AccessToken: "of-" + d.knows()}, nil }
+		c := &tokensource.Cache{Source: d}
+		go c.Set(t.Context(), &Token{RefreshToken: "r"})
+		synctest.Wait()
+		d.mu.Lock()
+		d.now = "the login before"
+		d.mu.Unlock()
+		start := time.Now()
+		got, err := c.Token(t.Context(), nil)
+		if wantToken(t, got, err, "of-"); time.Since(start) != time.Second {
+			t.Errorf("asked after %v, want 1s", time.Since(start))
+		}
+	})
+}
