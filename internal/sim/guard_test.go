@@ -99,9 +99,9 @@ func (a *auth) grow(api int, token *access) {
 
 // spares reports whether a refusal of the token may cause no refresh: it is young,
 // and refusals were not cured before, there or elsewhere. A token that was accepted
-// has been revoked; w.mu is held.
+// has been revoked, but where refusals were not cured that is not asked here; w.mu is held.
 func (a *auth) spares(k kind, token *access) bool {
-	if a.accepted[acceptance{k, token}] {
+	if a.accepted[acceptance{k, token}] && a.rows[k.api] == nil {
 		return false
 	}
 	pause := time.Duration(0)
@@ -110,8 +110,6 @@ func (a *auth) spares(k kind, token *access) bool {
 		case time.Since(r.last) > lapse:
 		case api != k.api:
 			pause = max(pause, shortest)
-		case len(r.tokens) < 3:
-			pause = max(pause, shortest<<len(r.tokens))
 		default: // how often it has doubled is not counted here
 			pause = longest
 		}
@@ -135,5 +133,5 @@ func (w *world) wasteful() int {
 	if longest == 0 {
 		return 0
 	}
-	return w.auths*(4+int(math.Log2(1+longest.Seconds()))) + w.processes[0].others
+	return w.auths*(6+int(math.Log2(1+longest.Seconds()))) + w.processes[0].others
 }
