@@ -16,10 +16,10 @@ import (
 //   - A refusal is cured if the token that it causes is accepted where the one
 //     before was refused, by an answer below 400: other errors prove no token.
 //     As long as refusals are cured, each causes a refresh at once.
-//   - A new token that its origin refuses begins a row there, unless the origin
-//     has accepted it before. In a row, a refusal causes a refresh only if its
-//     token was first seen 2 s ago or earlier. Each new token that is refused
-//     doubles that time, up to 2 minutes; a refusal that is cured makes it 2 s.
+//   - A new token that is refused before it was accepted begins a row at the
+//     origin. In a row, a refusal causes a refresh only if its token was first seen
+//     2 s ago or earlier. Each new token that is refused there doubles that time,
+//     up to 2 minutes; a refusal that is cured makes it 2 s.
 //   - A token is excepted that was accepted there for the same method and path: if
 //     it is refused now, it was revoked. But not if a new token was refused for
 //     that method and path, until a refusal there is cured.
@@ -37,7 +37,7 @@ type guard struct {
 	trial  time.Time  // when a refusal last caused a token
 	rows   map[origin.Origin]row
 	kinds  map[kind]bool       // a new token was refused there: what else is accepted proves nothing
-	proven map[sighting]bool   // the token was accepted, also for the whole origin
+	proven map[sighting]bool   // the token was accepted; also for any kind, and any origin
 	seen   map[uint64]firstSaw // tokens, as hashes so that none is kept; it outlives rows
 }
 
@@ -53,8 +53,8 @@ type firstSaw struct {
 	caused bool
 }
 
-// A kind of request is a method and a path at an origin, as a hash; zero stands
-// for all of them.
+// A kind of request is a method and a path at an origin, as a hash. Zero stands
+// for any.
 type kind struct {
 	origin origin.Origin
 	hash   uint64
@@ -120,7 +120,11 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	if g.proven[sighting{k, h}] || !known {
 		return true
 	}
-	if seen.caused && !g.proven[sighting{kind{origin: k.origin}, h}] {
+	var where kind // without a row, a token that was accepted anywhere is good
+	if len(g.rows) > 0 {
+		where.origin = k.origin
+	}
+	if seen.caused && !g.proven[sighting{where, h}] {
 		g.grow(k.origin, seen.at)
 	}
 	return len(g.rows) == 0 || time.Since(seen.at) >= g.rows[k.origin].pause()
@@ -202,8 +206,8 @@ func (g *guard) grow(o origin.Origin, since time.Time) {
 // prove notes that a token was accepted; g.mu is held.
 func (g *guard) prove(k kind, token *tokensource.Token) {
 	makeRoom(g.proven, maxSightings)
-	g.proven[sighting{k, hashOf(token)}] = true
-	g.proven[sighting{kind{origin: k.origin}, hashOf(token)}] = true
+	h := hashOf(token)
+	g.proven[sighting{k, h}], g.proven[sighting{kind{origin: k.origin}, h}], g.proven[sighting{token: h}] = true, true, true
 }
 
 // note notes a token; g.mu is held.
