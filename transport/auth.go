@@ -118,6 +118,9 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return nil, &Error{resp.StatusCode, err}
 	}
 	if next == nil || !replayable { // a new token is for those who come next
+		if caused {
+			a.guard.untried(next.token)
+		}
 		body.Release()
 		return resp, nil
 	}
@@ -134,6 +137,8 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		a.guard.cured(req, next.token)
 	case caused && refused:
 		a.guard.uncured(req, next.token)
+	case caused:
+		a.guard.untried(next.token)
 	}
 	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
 		err = &Error{status, e.Err}

@@ -16,10 +16,10 @@ import (
 //   - A refusal is cured if the token that it causes is accepted where the one
 //     before was refused, by an answer below 400: other errors prove no token.
 //     As long as refusals are cured, each causes a refresh at once.
-//   - A new token that is refused before it was accepted begins a row at the
-//     origin. In a row, a refusal causes a refresh only if its token was first seen
-//     2 s ago or earlier. Each new token that is refused there doubles that time,
-//     up to 2 minutes; a refusal that is cured makes it 2 s.
+//   - A refusal whose new token is refused, too, begins a row at its origin. In a
+//     row, a refusal causes a refresh only if its token was first seen 2 s ago or
+//     earlier. Each new token that is refused there doubles that time, up to 2
+//     minutes; a refusal that is cured makes it 2 s.
 //   - A token is excepted that was accepted there for the same method and path: if
 //     it is refused now, it was revoked. But not if a new token was refused for
 //     that method and path, until a refusal there is cured.
@@ -49,8 +49,9 @@ type row struct {
 
 // firstSaw is when a token was first seen, or was replaced or caused by a refusal.
 type firstSaw struct {
-	at     time.Time
-	caused bool
+	at      time.Time
+	caused  bool
+	untried bool // its request was not sent again with it, or in vain
 }
 
 // A kind of request is a method and a path at an origin, as a hash. Zero stands
@@ -105,8 +106,18 @@ func (g *guard) caused(old, next *tokensource.Token) {
 	g.trial = time.Now()
 	g.note(old, firstSaw{at: g.trial})                                                    // in case its Source hands it out again
 	if saw := g.seen[hashOf(next)]; !saw.caused || g.trial.Sub(saw.at) >= shortestPause { // many callers get one token
-		g.note(next, firstSaw{g.trial, true})
+		g.note(next, firstSaw{at: g.trial, caused: true})
 	}
+}
+
+// untried notes that nothing is known of a token that a refusal caused: the next
+// request with it tells.
+func (g *guard) untried(token *tokensource.Token) {
+	g.enter(true)
+	defer g.mu.Unlock()
+	saw := g.seen[hashOf(token)]
+	saw.untried = true
+	g.note(token, saw)
 }
 
 // allows reports whether the refusal of a token may cause a refresh.
@@ -120,11 +131,8 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	if g.proven[sighting{k, h}] || !known {
 		return true
 	}
-	var where kind // without a row, a token that was accepted anywhere is good
-	if len(g.rows) > 0 {
-		where.origin = k.origin
-	}
-	if seen.caused && !g.proven[sighting{where, h}] {
+	bad := seen.untried && !g.proven[sighting{token: h}]
+	if bad || len(g.rows) > 0 && seen.caused && !g.proven[sighting{kind{origin: k.origin}, h}] {
 		g.grow(k.origin, seen.at)
 	}
 	return len(g.rows) == 0 || time.Since(seen.at) >= g.rows[k.origin].pause()
