@@ -90,7 +90,7 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 		drain(resp, next)
 		return
 	}
-	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0
+	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
 	resp.ContentLength = math.MaxInt64 // Go 1.27 reads up to 256 KiB of what is closed
 	closed := make(chan struct{})
 	go func() {

@@ -153,7 +153,7 @@ func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, 
 	ctx, last := req.Context(), a.last.Load()
 	s, peeks := a.Source.(peeker)
 	if peeks {
-		if token := s.Peek(ctx, old.token); token != nil {
+		if token := s.Peek(ctx, old.token); token != nil && token.AccessToken != old.token.AccessToken {
 			next, err = a.credentials(token)
 			return next, false, err
 		}

@@ -335,10 +335,7 @@ func (n *nonces) learn(req *http.Request, resp *http.Response, known, sent strin
 	if n.by == nil {
 		n.by = make(map[server]string)
 	}
-	if _, known := n.by[s]; !known {
-		makeRoom(n.by, maxNonces) // costs a server one challenge
-	}
-	n.by[s] = nonce
+	put(n.by, maxNonces, s, nonce) // to be dropped costs a server one challenge
 }
 
 // nonceOf returns the nonce that a response brings, if it may be one (section 8.1).

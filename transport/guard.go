@@ -171,8 +171,7 @@ func (g *guard) uncured(req *http.Request, token *tokensource.Token) {
 	if g.proven[sighting{k, h}] {
 		return // it has been revoked since it came
 	}
-	makeRoom(g.kinds, maxSightings)
-	g.kinds[k] = true
+	put(g.kinds, maxSightings, k, true)
 	g.grow(k.origin, g.seen[h].at)
 }
 
@@ -207,15 +206,14 @@ func (g *guard) grow(o origin.Origin, since time.Time) {
 	if known && !since.After(r.last) {
 		return
 	}
-	makeRoom(g.rows, maxRows)
-	g.rows[o] = row{r.length + 1, time.Now()}
+	put(g.rows, maxRows, o, row{r.length + 1, time.Now()})
 }
 
 // prove notes that a token was accepted; g.mu is held.
 func (g *guard) prove(k kind, token *tokensource.Token) {
-	makeRoom(g.proven, maxSightings)
-	h := hashOf(token)
-	g.proven[sighting{k, h}], g.proven[sighting{kind{origin: k.origin}, h}], g.proven[sighting{token: h}] = true, true, true
+	for _, where := range []kind{k, {origin: k.origin}, {}} {
+		put(g.proven, maxSightings, sighting{where, hashOf(token)}, true)
+	}
 }
 
 // note notes a token; g.mu is held.
@@ -223,8 +221,7 @@ func (g *guard) note(token *tokensource.Token, saw firstSaw) {
 	if g.seen == nil {
 		g.seen = make(map[uint64]firstSaw)
 	}
-	makeRoom(g.seen, maxTokens)
-	g.seen[hashOf(token)] = saw
+	put(g.seen, maxTokens, hashOf(token), saw)
 }
 
 // pause is how long ago a token must have been seen first.
@@ -232,12 +229,15 @@ func (r row) pause() time.Duration {
 	return min(shortestPause<<max(0, min(r.length-1, 10)), longestPause)
 }
 
-// makeRoom keeps a map below its bound.
-func makeRoom[K comparable, V any](m map[K]V, most int) {
-	for k := range m {
-		if len(m) < most {
-			return
+// put sets a value, and keeps the map within a bound.
+func put[K comparable, V any](m map[K]V, most int, key K, value V) {
+	if _, known := m[key]; !known {
+		for k := range m {
+			if len(m) < most {
+				break
+			}
+			delete(m, k)
 		}
-		delete(m, k)
 	}
+	m[key] = value
 }

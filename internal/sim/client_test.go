@@ -243,6 +243,9 @@ func (c *call) refusable() bool {
 	if w.dpop && w.has(newNonces) {
 		return true
 	}
+	if w.plan.processes > 1 && time.Since(c.process.confirmed) < 300*time.Millisecond {
+		return true // a token that a Stored has just confirmed is not asked about again
+	}
 	for token := range c.sendsWith {
 		if !c.bare && c.auth.spares(c.kind(), token) || token.cameExpired() { // it may not be replaced yet
 			return true

@@ -432,6 +432,9 @@ func (p *process) refreshed(r tokensource.Refresh) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.note("process %d: refresh (%s) after %v with %d waiters: %v", p.n, r.Cause, r.Duration, r.Waiters, r.Err)
+	if r.Err == nil {
+		p.confirmed = time.Now()
+	}
 	switch {
 	case r.Cause != tokensource.Refused || r.Err != nil: // the caller waits out a failure, and causes the next
 		p.others++

@@ -69,6 +69,7 @@ type process struct {
 	leftAlone time.Time     // no exchange before
 	wasted    int           // refreshes because of a refusal though the token was good
 	others    int           // refreshes for other reasons, and logins
+	confirmed time.Time     // when a refresh last brought something, perhaps the same token
 }
 
 // A sighting is when something became known.
