@@ -255,6 +255,9 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 		if limit := x.since.Add(w.timeout); limit.Before(failed) {
 			failed = limit
 		}
+		if x.began.Before(p.timedOut) { // its error came late, and ended nothing
+			failed = p.timedOut
+		}
 		least := min(max(300*time.Millisecond, p.rested/4), 100*time.Second) * 6 / 10
 		p.failures++
 		p.rested += least
@@ -434,6 +437,9 @@ func (p *process) refreshed(r tokensource.Refresh) {
 	w.note("process %d: refresh (%s) after %v with %d waiters: %v", p.n, r.Cause, r.Duration, r.Waiters, r.Err)
 	if r.Err == nil {
 		p.confirmed = time.Now()
+	}
+	if errors.Is(r.Err, context.DeadlineExceeded) {
+		p.timedOut = time.Now()
 	}
 	switch {
 	case r.Cause != tokensource.Refused || r.Err != nil: // the caller waits out a failure, and causes the next

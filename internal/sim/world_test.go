@@ -70,6 +70,7 @@ type process struct {
 	wasted    int           // refreshes because of a refusal though the token was good
 	others    int           // refreshes for other reasons, and logins
 	confirmed time.Time     // when a refresh last brought something, perhaps the same token
+	timedOut  time.Time     // when a refresh last was over before its exchange
 }
 
 // A sighting is when something became known.
