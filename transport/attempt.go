@@ -83,15 +83,15 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 // or proxy that refused early closes it a moment later, or never reads on: nginx,
 // HAProxy, Squid, lighttpd and others do. A response of HTTP/1.1 that has a body
 // keeps its connection out of the pool until it is closed, which ends it unless
-// the body was read. Other connections may be back there, and base can only be
-// told to close all that are idle.
+// the body was read. Other connections are back there, or with HTTP/2 as soon as
+// no other request is on them, and base can only be told to close all that are idle.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	if next.Small {
 		drain(resp, next)
 		return
 	}
 	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
-	resp.ContentLength = math.MaxInt64 // Go 1.27 reads up to 256 KiB of what is closed
+	resp.ContentLength = math.MaxInt64 // Go 1.27 reads the rest of a shorter body in Close, and keeps the connection
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -159,7 +159,7 @@ func abandon(resp *http.Response) {
 // closeIdle closes the idle connections of base, or of the next layer below it
 // that can.
 func closeIdle(base http.RoundTripper) {
-	for range maxHops { // layers that lie could go round in circles
+	for range 100 { // layers that lie could go round in circles
 		switch b := base.(type) {
 		case interface{ CloseIdleConnections() }:
 			b.CloseIdleConnections()

@@ -34,7 +34,8 @@ import (
 // 8 KiB goes over another connection, for the server may be about to close the
 // one of the refusal. If that is back in Base's pool, because the refusal has no
 // body or came over HTTP/2, Auth closes all idle connections of Base: each costs
-// the next request to its host a handshake.
+// the next request to its host a handshake. A connection of HTTP/2 that other
+// requests are on stays.
 //
 // Auth is safe for concurrent use; its fields must not be changed once it is in use.
 type Auth struct {

@@ -176,15 +176,13 @@ func (d *DPoP) Thumbprint() (string, error) {
 // boundToken returns the token that the request carries with a proof (section
 // 7.1), whichever way the caller spelled the header.
 func boundToken(req *http.Request) (string, bool) {
-	values := req.Header["Authorization"]
-	if len(values) == 0 {
-		values = req.Header["authorization"]
+	for _, name := range []string{"Authorization", "authorization"} {
+		if values := req.Header[name]; len(values) > 0 {
+			scheme, token, _ := strings.Cut(values[0], " ")
+			return token, strings.EqualFold(scheme, "DPoP")
+		}
 	}
-	if len(values) == 0 {
-		return "", false
-	}
-	scheme, token, _ := strings.Cut(values[0], " ")
-	return token, strings.EqualFold(scheme, "DPoP")
+	return "", false
 }
 
 // target is htu: the target URI as the server sees it, without query, fragment

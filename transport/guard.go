@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/clock"
 	"github.com/tokentripper/tokentripper/internal/origin"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
@@ -104,10 +105,12 @@ func (g *guard) caused(old, next *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
 	g.trial = time.Now()
-	g.note(old, firstSaw{at: g.trial})                                                    // in case its Source hands it out again
-	if saw := g.seen[hashOf(next)]; !saw.caused || g.trial.Sub(saw.at) >= shortestPause { // many callers get one token
-		g.note(next, firstSaw{at: g.trial, caused: true})
+	g.note(old, firstSaw{at: g.trial}) // in case its Source hands it out again
+	saw := g.seen[hashOf(next)]
+	if saw.caused && !clock.Passed(g.trial, saw.at.Add(shortestPause)) {
+		return // many callers get one token
 	}
+	g.note(next, firstSaw{at: g.trial, caused: true})
 }
 
 // untried notes that nothing is known of a token that a refusal caused: the next
@@ -135,7 +138,7 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	if bad || len(g.rows) > 0 && seen.caused && !g.proven[sighting{kind{origin: k.origin}, h}] {
 		g.grow(k.origin, seen.at)
 	}
-	return len(g.rows) == 0 || time.Since(seen.at) >= g.rows[k.origin].pause()
+	return len(g.rows) == 0 || clock.Passed(time.Now(), seen.at.Add(g.rows[k.origin].pause()))
 }
 
 // accepted notes that a response did not refuse the token.
@@ -182,12 +185,13 @@ func (g *guard) enter(begin bool) bool {
 		return false
 	}
 	g.mu.Lock()
+	now := time.Now()
 	for o, r := range g.rows {
-		if time.Since(r.last) >= 2*longestPause {
+		if clock.Passed(now, r.last.Add(2*longestPause)) {
 			delete(g.rows, o)
 		}
 	}
-	if len(g.rows) > 0 || time.Since(g.trial) < shortestPause {
+	if len(g.rows) > 0 || !clock.Passed(now, g.trial.Add(shortestPause)) {
 		return true
 	}
 	g.watching.Store(begin)
@@ -199,8 +203,8 @@ func (g *guard) enter(begin bool) bool {
 	return true
 }
 
-// grow begins a row, or doubles its pause, unless it has grown since a time: many
-// requests get one new token. g.mu is held.
+// grow begins a row, or doubles its pause, because of a token that came at since:
+// once for each token, which many requests have. g.mu is held.
 func (g *guard) grow(o origin.Origin, since time.Time) {
 	r, known := g.rows[o]
 	if known && !since.After(r.last) {

@@ -16,11 +16,12 @@ import (
 // A server that refuses an upload early may close the connection, and so break
 // off the upload, while its answer is on the way. net/http then closes the body
 // and reports that it could not write; it loses the answer unless that is read
-// first (golang/go#51109). It reads at once, but an answer without a body waits up
-// to 50 ms there for the end of the write.
+// first (golang/go#51109). Before net/http returns an answer without a body, it
+// waits up to 50 ms for the end of the write, so that the gate must wait longer. An
+// upload that breaks off without an answer is reported that much later.
 type gate struct {
 	mu     sync.Mutex    // guards what follows
-	isOpen bool          // RoundTrip has returned, or the body has ended
+	isOpen bool          // RoundTrip has returned, or a Gated has ended
 	opened chan struct{} // closed when the gate opens; nil unless Close waits
 }
 
@@ -58,11 +59,11 @@ func (g *gate) wait(ctx context.Context) {
 // A Gated is a body with GetBody, which needs no recording but is closed like
 // one that has: see [gate]. Make it with [Gated.Of].
 type Gated struct {
-	body  io.ReadCloser
-	ctx   context.Context
-	gate  gate
-	began atomic.Bool // something has been read
-	ended atomic.Bool // it is closed
+	body   io.ReadCloser
+	ctx    context.Context
+	gate   gate
+	began  atomic.Bool // something has been read
+	closed atomic.Bool
 }
 
 // Of makes g the body that is sent with req instead of body, if it is a large
@@ -101,7 +102,7 @@ func (g *Gated) Answered() { g.gate.open() }
 
 // Close closes the body, once.
 func (g *Gated) Close() error {
-	if g.ended.Swap(true) {
+	if g.closed.Swap(true) {
 		return nil
 	}
 	if g.began.Load() {

@@ -58,7 +58,7 @@ func (b *recording) wanted() bool { return !b.dropped && b.owners > 0 }
 //
 // It must for an attempt that will be sent, or may be: then p is what a Read
 // returned that was in progress when a response refused the attempt. Such a p is
-// all that is ever kept beside the budget, one for each body.
+// all that is ever kept beside the budget, one for each attempt.
 func (b *recording) keep(p []byte, must bool) bool {
 	for len(p) > 0 {
 		c := b.tail()
@@ -166,11 +166,4 @@ func (b *recording) closeSource() error {
 
 // closeSourceSoon is closeSource for who must not wait. Close may: that of a
 // server's inbound body waits for a Read in progress, or reads the rest.
-func (b *recording) closeSourceSoon() {
-	b.mu.Lock()
-	closed := b.closed
-	b.mu.Unlock()
-	if !closed {
-		go b.closeSource()
-	}
-}
+func (b *recording) closeSourceSoon() { go b.closeSource() }
