@@ -98,13 +98,14 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 		if resp.Body != nil {
 			resp.Body.Close()
 		}
+		if resp.ProtoMajor == 2 && resp.Body == http.NoBody {
+			time.Sleep(time.Millisecond) // the stream ends a little later than its response
+		}
 		if pooled {
 			closeIdle(base)
 		}
 	}()
-	if !next.Reading {
-		await(resp.Request.Context(), closed)
-	}
+	await(resp.Request.Context(), closed)
 }
 
 // drain closes a response; if its request was sent to the end, it reads the rest

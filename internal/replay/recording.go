@@ -166,4 +166,11 @@ func (b *recording) closeSource() error {
 
 // closeSourceSoon is closeSource for who must not wait. Close may: that of a
 // server's inbound body waits for a Read in progress, or reads the rest.
-func (b *recording) closeSourceSoon() { go b.closeSource() }
+func (b *recording) closeSourceSoon() {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if !closed {
+		go b.closeSource()
+	}
+}

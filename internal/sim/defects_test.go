@@ -76,19 +76,17 @@ var defects = []defect{
 	}
 	if fresh && c.lease.good(now) {`}},
 	{"there is no guard", "transport/guard.go", []string{
-		`time.Since(seen.at) >= g.rows[k.origin].pause()`, `time.Since(seen.at) >= 0`}},
+		`clock.Passed(time.Now(), seen.at.Add(g.rows[k.origin].pause()))`, `time.Since(seen.at) >= 0`}},
 	{"a row does not grow", "transport/guard.go", []string{
 		`row{r.length + 1, time.Now()}`, `row{1, time.Now()}`}},
 	{"a row is for its own origin alone", "transport/guard.go", []string{
-		`	if seen.caused {
-`, `	if g.rows[k.origin].length > 0 && seen.caused {
-`,
+		`len(g.rows) > 0 && seen.caused &&`, `g.rows[k.origin].length > 0 && seen.caused &&`,
 		`	return min(shortestPause<<max(`, `	if r.length == 0 {
 		return 0
 	}
 	return min(shortestPause<<max(`}},
 	{"a token that was accepted is not excepted", "transport/guard.go", []string{
-		`|| g.proven[sighting{k, h}] ||`, `||`}},
+		`g.proven[sighting{k, h}] || !known`, `!known`}},
 	{"all paths of an origin are one", "transport/guard.go", []string{
 		`	h.WriteString(req.URL.Path)
 `, ``}},
@@ -97,7 +95,7 @@ var defects = []defect{
 `, `		clear(g.proven)
 `}},
 	{"the guard withholds a token that is there", "transport/auth.go", []string{
-		`s.Peek(ctx, old.token); token != nil {`, `s.Peek(ctx, old.token); token != nil && false {`}},
+		`s.Peek(ctx, old.token); token != nil &&`, `s.Peek(ctx, old.token); token != nil && false &&`}},
 	{"the guard is asked without a token", "transport/auth.go", []string{
 		`guarded := !peeks || s.Peek(ctx, nil) != nil`, `guarded := true`}},
 	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
