@@ -182,11 +182,10 @@ var defects = []defect{
 `, `			_ = resp
 `}},
 	{"the first nonce is kept for ever", "transport/dpop.go", []string{
-		`	n.by[s] = nonce
-`, `	if n.by[s] == "" {
-		n.by[s] = nonce
+		`	put(n.by, maxNonces, s, nonce)`, `	if n.by[s] != "" {
+		return
 	}
-`}},
+	put(n.by, maxNonces, s, nonce)`}},
 	{"a nonce is for all servers", "transport/dpop.go", []string{
 		`return server{origin.Of(req.URL), bound}`, `return server{api: bound && false}`}},
 }
