@@ -203,7 +203,7 @@ func FuzzRetryAfter(f *testing.F) {
 			c := &tokensource.Cache{Source: tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
 				calls++
 				return e.Exchange(ctx, anyGrant)
-			})}
+			}), Patience: -1}
 			_, err := c.Token(t.Context(), nil)
 			refusal, ok := errors.AsType[*tokensource.EndpointError](err)
 			if !ok || refusal.RetryAfter < 0 {
