@@ -109,7 +109,7 @@ func TestALostReplyEndsInALogin(t *testing.T) {
 		e := s.public()
 		first := s.login(t, e)
 		e.Client = &http.Client{Transport: &losing{RoundTripper: s.Client.Transport}}
-		cache := &tokensource.Cache{Source: &tokensource.RefreshToken{Endpoint: e, RefreshToken: first.RefreshToken}}
+		cache := &tokensource.Cache{Source: &tokensource.RefreshToken{Endpoint: e, RefreshToken: first.RefreshToken}, Patience: -1}
 
 		if _, err := cache.Token(t.Context(), nil); err == nil || errors.Is(err, tokensource.ErrReauthenticate) {
 			t.Errorf("lost reply: got error %v, want one that asks for no login", err)
