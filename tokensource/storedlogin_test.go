@@ -158,8 +158,11 @@ func TestALoginThatFailedYieldsThoughATokenHasLookedMeanwhile(t *testing.T) {
 		p := newProcess(store, ofLogin)
 		short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
-		go p.stored.Token(short, nil)
-		if err := p.stored.Set(short, &Token{AccessToken: "login", RefreshToken: "RB"}); err != context.DeadlineExceeded {
+		done := make(chan error, 1)
+		go func() { done <- p.stored.Set(short, &Token{AccessToken: "login", RefreshToken: "RB"}) }()
+		synctest.Wait()
+		p.stored.Token(short, nil)
+		if err := <-done; err != context.DeadlineExceeded {
 			t.Errorf("got %v, want DeadlineExceeded", err)
 		}
 		time.Sleep(time.Second)
