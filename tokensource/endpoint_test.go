@@ -3,6 +3,7 @@ package tokensource_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,12 +57,16 @@ func wantEndpointError(t *testing.T, tok *tokensource.Token, err error, want str
 }
 
 func TestRepliesAreJSONOrAForm(t *testing.T) {
-	want := &tokensource.Token{AccessToken: "at", TokenType: "bearer", RefreshToken: "rt"}
-	const form = "access_token=at&token_type=bearer&refresh_token=rt&scope=a+b"
-	const object = ` {"access_token":"at","token_type":"bearer","refresh_token":"rt","scope":["any"],"x":{}} `
+	want := &tokensource.Token{
+		AccessToken: "at", TokenType: "bearer", RefreshToken: "rt", Scope: "a b", Extra: map[string]json.RawMessage{"x": json.RawMessage(`"y"`)},
+	}
+	const form = "access_token=at&token_type=bearer&refresh_token=rt&scope=a+b&x=y"
+	const object = ` {"access_token":"at","token_type":"bearer","refresh_token":"rt","scope":"a b","x":"y"} `
 	for _, c := range [][2]string{
 		{"application/json", object},
 		{"application/json; charset=utf-8", object},
+		{"application/json", "\ufeff" + object},
+		{"application/json", "\n\ufeff\n" + object},
 		{"text/html", object},
 		{"", object},
 		{"a/b; =", object},
@@ -79,30 +84,25 @@ func TestRepliesAreJSONOrAForm(t *testing.T) {
 func TestUnusableRepliesTellWhatIsWrong(t *testing.T) {
 	const answered = "tokensource: the token endpoint answered 200: "
 	for body, want := range map[string]string{
-		"":                             "reply: empty",
-		" \n":                          "reply: empty",
-		"<html>hush</html>":            "reply: markup, neither JSON nor a form",
-		`{"access_token":"hus`:         "reply: not valid JSON",
-		`{"access_token":"hush"} hush`: "reply: not valid JSON",
-		`["hush"]`:                     "reply: not a JSON object",
-		`"hush"`:                       "reply: not a JSON object",
-		`null`:                         "reply: not a JSON object",
-		`hush`:                         "reply: not a JSON object",
-		`{}`:                           "tokensource: access_token is empty",
-		`{"access_token":""}`:          "tokensource: access_token is empty",
-		`{"access_token":null}`:        "tokensource: access_token is empty",
-		`{"access_token":5}`:           "reply: access_token is of the wrong type",
-		`{"access_token":{"hush":1}}`:  "reply: access_token is of the wrong type",
-		`{"access_token":"hush","token_type":[1]}`:      "reply: token_type is of the wrong type",
-		`{"access_token":"hush","refresh_token":true}`:  "reply: refresh_token is of the wrong type",
-		`{"access_token":"hush","error":{}}`:            "reply: error is of the wrong type",
-		`{"access_token":"hush","error_description":1}`: "reply: error_description is of the wrong type",
-		`{"access_token":"hush","error_uri":["hush"]}`:  "reply: error_uri is of the wrong type",
-		`{"access_token":"hush hush"}`:                  "tokensource: access_token has the byte 0x20, which no header may carry",
-		`{"access_token":"hush\r\nX: y"}`:               "tokensource: access_token has the byte 0x0d, which no header may carry",
-		`{"access_token":"hush\u0000"}`:                 "tokensource: access_token has the byte 0x00, which no header may carry",
-		`{"access_token":"hüsh"}`:                       "tokensource: access_token has the byte 0xc3, which no header may carry",
-		`{"access_token":"hush\u007f"}`:                 "tokensource: access_token has the byte 0x7f, which no header may carry",
+		"":                                "reply: empty",
+		" \n":                             "reply: empty",
+		"<html>hush</html>":               "reply: markup, neither JSON nor a form",
+		`{"access_token":"hus`:            "reply: not valid JSON",
+		`{"access_token":"hush"} hush`:    "reply: not valid JSON",
+		`["hush"]`:                        "reply: not a JSON object",
+		`"hush"`:                          "reply: not a JSON object",
+		`null`:                            "reply: not a JSON object",
+		`hush`:                            "reply: not a JSON object",
+		`{}`:                              "tokensource: access_token is empty",
+		`{"access_token":""}`:             "tokensource: access_token is empty",
+		`{"access_token":null}`:           "tokensource: access_token is empty",
+		`{"access_token":5}`:              "reply: access_token is of the wrong type",
+		`{"access_token":{"hush":1}}`:     "reply: access_token is of the wrong type",
+		`{"access_token":"hush hush"}`:    "tokensource: access_token has the byte 0x20, which no header may carry",
+		`{"access_token":"hush\r\nX: y"}`: "tokensource: access_token has the byte 0x0d, which no header may carry",
+		`{"access_token":"hush\u0000"}`:   "tokensource: access_token has the byte 0x00, which no header may carry",
+		`{"access_token":"hüsh"}`:         "tokensource: access_token has the byte 0xc3, which no header may carry",
+		`{"access_token":"hush\u007f"}`:   "tokensource: access_token has the byte 0x7f, which no header may carry",
 	} {
 		tok, err := endpointReply(200, contentType("application/json"), body).Exchange(t.Context(), anyGrant)
 		wantEndpointError(t, tok, err, answered+want)
@@ -212,10 +212,13 @@ func TestInvalidGrantNeedsALoginEvenIfTheRestOfTheReplyIsWrong(t *testing.T) {
 	for _, body := range []string{
 		`{"error":"invalid_grant"}`, `{"error":"invalid_grant","error_description":{}}`, `{"error":"invalid_grant","error_uri":1}`,
 	} {
-		for _, status := range []int{200, 400, 401, 500} {
-			src := &tokensource.RefreshToken{Endpoint: endpointReply(status, contentType("application/json"), body), RefreshToken: "grant"}
-			if _, err := src.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
-				t.Errorf("%d %s: got %v, want ErrReauthenticate", status, body, err)
+		for status, final := range map[int]bool{200: true, 400: true, 401: true, 403: true, 429: false, 500: false, 503: false} {
+			src := &tokensource.RefreshToken{
+				Endpoint: endpointReply(status, contentType("application/json"), body), RefreshToken: "grant",
+				Final: map[bool]func(*tokensource.EndpointError) bool{false: func(*tokensource.EndpointError) bool { return true }}[final],
+			}
+			if _, err := src.Token(t.Context(), nil); err == nil || errors.Is(err, tokensource.ErrReauthenticate) != final {
+				t.Errorf("%d %s: got %v, want ErrReauthenticate: %t", status, body, err, final)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -67,9 +68,9 @@ type EndpointError struct {
 	// otherwise.
 	Err error
 
-	// dated says that the request carried an assertion or a proof, which may be
+	// dated is not nil if the request carried an assertion or a proof, which may be
 	// what the server refused.
-	dated bool
+	dated *dated
 }
 
 // Error tells the status and what the server said.
@@ -117,11 +118,50 @@ func printable(s string, most int) string {
 	return q
 }
 
-// retryAfter reads the header as seconds or as a date, which counts from the
-// reply's own Date, for the local clock may be wrong. An absurdly large number
-// is the largest Duration.
-func retryAfter(h http.Header) time.Duration {
-	value := h.Get("Retry-After")
+// retryAfter returns how long a refusal asks to be left alone: by Retry-After, or
+// else by what some servers send in its place (X-Retry-After, and the fields of
+// draft-ietf-httpapi-ratelimit-headers if they say that nothing is left).
+func retryAfter(resp *http.Response) time.Duration {
+	h := resp.Header
+	switch {
+	case h.Get("Retry-After") != "":
+		return delay(h.Get("Retry-After"), h)
+	case h.Get("X-Retry-After") != "":
+		return delay(h.Get("X-Retry-After"), h)
+	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable:
+		return rateLimit(h)
+	}
+	return 0
+}
+
+// rateLimit reads RateLimit-Reset, of the draft's versions up to 6, and RateLimit,
+// as of version 7 ("limit=10, remaining=0, reset=5") or as of version 8
+// ("policy";r=0;t=5, ...).
+func rateLimit(h http.Header) (longest time.Duration) {
+	if h.Get("RateLimit-Reset") != "" && strings.Trim(h.Get("RateLimit-Remaining"), "0") == "" {
+		return delay(h.Get("RateLimit-Reset"), h)
+	}
+	left, reset := "", ""
+	for _, field := range strings.FieldsFunc(strings.Join(h.Values("RateLimit"), ","), func(r rune) bool { return r == ',' || r == ';' }) {
+		switch name, value, _ := strings.Cut(strings.TrimSpace(field), "="); name {
+		case "r", "remaining":
+			left = value
+		case "t", "reset":
+			reset = value
+		case "limit":
+		default: // the next policy
+			left, reset = "", ""
+		}
+		if left == "0" && reset != "" {
+			longest = max(longest, delay(reset, h))
+		}
+	}
+	return longest
+}
+
+// delay reads seconds or a date, which counts from the reply's own Date, for the
+// local clock may be wrong. An absurdly large number is the largest Duration.
+func delay(value string, h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange) || seconds > math.MaxInt64/uint64(time.Second):
@@ -133,27 +173,31 @@ func retryAfter(h http.Header) time.Duration {
 	if err != nil {
 		return 0
 	}
-	now, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		now = time.Now()
+	return max(0, at.Sub(serverTime(h)))
+}
+
+// serverTime is what the server's clock showed when it answered, as far as it says so.
+func serverTime(h http.Header) time.Time {
+	if at, err := http.ParseTime(h.Get("Date")); err == nil {
+		return at
 	}
-	return max(0, at.Sub(now))
+	return time.Now()
 }
 
 // clockError tells if the local clock differs from the server's by more than
-// servers forgive.
-func clockError(h http.Header, now time.Time) error {
+// servers forgive, and whether the server says what its clock shows.
+func clockError(h http.Header, now time.Time) (err error, known bool) {
 	server, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	switch ahead := now.Sub(server).Round(time.Second); {
 	case ahead > clockTolerance:
-		return fmt.Errorf("the local clock is %v ahead of the server's", ahead)
+		return fmt.Errorf("the local clock is %v ahead of the server's", ahead), true
 	case ahead < -clockTolerance:
-		return fmt.Errorf("the local clock is %v behind the server's", -ahead)
+		return fmt.Errorf("the local clock is %v behind the server's", -ahead), true
 	}
-	return nil
+	return nil, true
 }
 
 const clockTolerance = 10 * time.Second

@@ -85,7 +85,7 @@ func (f *File) read() (*Token, error) {
 	if err := token.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	issued, _ := token.claimedLife()
+	issued, _ := token.claimedLife(time.Now())
 	return token.withLifetime(later(info.ModTime(), issued)), nil
 }
 

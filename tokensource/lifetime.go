@@ -28,7 +28,7 @@ func (t *Token) withLifetime(began time.Time) *Token {
 	if !t.Expiry.IsZero() {
 		return t
 	}
-	_, life := t.claimedLife()
+	_, life := t.claimedLife(began)
 	if life <= 0 {
 		return t
 	}
@@ -52,8 +52,8 @@ func (t *Token) datedAfter(before *Token, began time.Time) *Token {
 // that was read from a disk: it has what exp leaves of its life by the local
 // clock, and its whole life at most.
 func (t *Token) atLogin(now time.Time) *Token {
-	issued, life := t.claimedLife()
-	if !t.Expiry.IsZero() || life <= 0 {
+	issued, life := t.claimedLife(now)
+	if !t.Expiry.IsZero() || life == 0 {
 		return t
 	}
 	dated := *t
@@ -62,8 +62,9 @@ func (t *Token) atLogin(now time.Time) *Token {
 }
 
 // claimedLife returns when a JWT was issued by its own account, and exp less
-// iat; zero if it is no JWT or does not tell.
-func (t *Token) claimedLife() (issued time.Time, life time.Duration) {
+// iat; zero if it is no JWT or does not tell. Without iat, now is in its place, and
+// the life is less than nothing if it has ended.
+func (t *Token) claimedLife(now time.Time) (issued time.Time, life time.Duration) {
 	if strings.Count(t.AccessToken, ".") != 2 {
 		return time.Time{}, 0
 	}
@@ -76,10 +77,13 @@ func (t *Token) claimedLife() (issued time.Time, life time.Duration) {
 	}
 	exp, _ := claims.GetExpirationTime()
 	iat, _ := claims.GetIssuedAt()
-	if exp == nil || iat == nil {
+	switch {
+	case exp == nil:
 		return time.Time{}, 0
+	case iat == nil:
+		return now, min(exp.Sub(now), maxLifetime)
 	}
-	return iat.Time, min(exp.Sub(iat.Time), maxLifetime)
+	return iat.Time, max(0, min(exp.Sub(iat.Time), maxLifetime))
 }
 
 // maxLifetime keeps absurd lifetimes within what a time.Duration can count.

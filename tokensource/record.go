@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
@@ -126,8 +129,9 @@ func (t *Token) settles(old *Token, now time.Time) bool {
 	return !old.RefreshAt.IsZero() && !now.Before(old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
 }
 
-// storable returns t as a Store can keep it. A time that JSON cannot tell, as when
-// milliseconds are taken for seconds, is left out, for it is not worth a refresh token.
+// storable returns t as a Store can keep it. What JSON cannot tell of the rest, as a
+// time when milliseconds are taken for seconds, is left out, for it is not worth a
+// refresh token.
 func (t *Token) storable() (*Token, error) {
 	if err := t.checkText(); err != nil {
 		return nil, err
@@ -137,6 +141,13 @@ func (t *Token) storable() (*Token, error) {
 		if _, err := at.MarshalText(); err != nil {
 			*at = time.Time{}
 		}
+	}
+	kept.Scope = strings.ToValidUTF8(kept.Scope, "")
+	if kept.checkExtra() != nil {
+		kept.Extra = maps.Clone(kept.Extra)
+		maps.DeleteFunc(kept.Extra, func(name string, value json.RawMessage) bool {
+			return !utf8.ValidString(name) || !json.Valid(value)
+		})
 	}
 	return &kept, nil
 }

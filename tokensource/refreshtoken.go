@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 )
 
 // RefreshToken exchanges refresh tokens (RFC 6749 section 6). Put a [Cache]
@@ -21,16 +23,35 @@ type RefreshToken struct {
 
 	// Scopes to ask for. None means those of the refresh token.
 	Scopes []string
+
+	// Final reports whether a refusal means that the refresh token is dead, for
+	// servers that say so by other means than invalid_grant:
+	//
+	//	Final: func(refusal *tokensource.EndpointError) bool {
+	//		return refusal.Code == "bad_refresh_token"
+	//	}
+	//
+	// It is not asked about a status of 429 or 5xx, nor need it name invalid_grant,
+	// but to make that final at once, see Token. Nil means that the server keeps to
+	// RFC 6749.
+	Final func(*EndpointError) bool
 }
 
 // Token exchanges the refresh token of old, or the initial one if old is nil. Where the
 // server sends no new refresh token, the token returned keeps the one that was
 // sent.
 //
-// The error wraps [ErrReauthenticate] if there is no refresh token or the
-// server answers invalid_grant. Otherwise it is one of [Endpoint.Exchange]; so
-// is an invalid_grant if the request carried a client assertion or a DPoP proof,
-// for some servers answer that if these are bad.
+// The error wraps [ErrReauthenticate] if there is no refresh token or it is dead:
+// the server answers invalid_grant, or what Final says. Otherwise it is one of
+// [Endpoint.Exchange]. A status of 429 or 5xx never ends a login, whatever the body
+// says.
+//
+// Some servers answer invalid_grant, too, if they dislike the client assertion or
+// the DPoP proof. A refresh token that was refused beside one of these is sent once
+// more at once, with others. It is dead if the server answers invalid_grant again,
+// and its Date agrees with the local clock to within 10 s both times. An assertion
+// that does not change, as one of a [File], leaves the question open, unless Final
+// answers it.
 func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	refresh := r.RefreshToken
 	if old != nil {
@@ -39,20 +60,39 @@ func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	if refresh == "" {
 		return nil, fmt.Errorf("%w: there is no refresh token", ErrReauthenticate)
 	}
-	form := grantForm("refresh_token", r.Scopes)
-	form.Set("refresh_token", refresh)
-	token, err := r.Endpoint.Exchange(ctx, form)
-	// Not errors.As: the refusal may be of another endpoint, where ClientAssertion comes from.
-	if refusal, ok := err.(*EndpointError); ok && refusal.Code == "invalid_grant" && !refusal.dated {
-		return nil, fmt.Errorf("%w: %w", ErrReauthenticate, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if token.RefreshToken == "" {
+	token, err := r.exchange(ctx, refresh, nil)
+	if err == nil && token.RefreshToken == "" {
 		token.RefreshToken = refresh
 	}
-	return token, nil
+	return token, err
+}
+
+// exchange sends the refresh token, once more after a refusal that leaves it open what
+// was refused.
+func (r *RefreshToken) exchange(ctx context.Context, refresh string, before *dated) (*Token, error) {
+	token, err := r.Endpoint.exchangeAfter(ctx, func(context.Context) (url.Values, error) {
+		form := grantForm("refresh_token", r.Scopes)
+		form.Set("refresh_token", refresh)
+		return form, nil
+	}, before)
+	refusal, ok := err.(*EndpointError) // not errors.As: ClientAssertion may come from another endpoint
+	switch {
+	case !ok || refusal.StatusCode == http.StatusTooManyRequests || refusal.StatusCode >= 500:
+		return token, err
+	case r.Final != nil && r.Final(refusal):
+	case refusal.Code != "invalid_grant":
+		return nil, err
+	case refusal.dated == nil:
+	case !refusal.dated.agreed:
+		return nil, err
+	case before == nil:
+		token, again := r.exchange(ctx, refresh, refusal.dated)
+		if again == errSame {
+			again = err
+		}
+		return token, again
+	}
+	return nil, fmt.Errorf("%w: %w", ErrReauthenticate, err)
 }
 
 func (r *RefreshToken) fingerprint() []string {

@@ -112,7 +112,8 @@ func forms[V any](v V) []any {
 }
 
 var (
-	hushToken    = tokensource.Token{AccessToken: hush, TokenType: "Bearer", RefreshToken: hush, Expiry: time.Now(), RefreshAt: time.Now()}
+	hushToken    = tokensource.Token{AccessToken: hush, TokenType: "Bearer", RefreshToken: hush, Expiry: time.Now(), RefreshAt: time.Now(), Extra: hushExtra}
+	hushExtra    = map[string]json.RawMessage{"id_token": json.RawMessage(`"` + hush + `"`)}
 	hushEndpoint = tokensource.Endpoint{URL: "https://u:" + hush + "@login.example.com/" + hush + "?k=" + hush, ClientID: "app", ClientSecret: hush, Params: url.Values{"p": {hush}}}
 )
 

@@ -36,6 +36,10 @@ type keeper interface {
 	Pending() bool
 }
 
+// A spender is a Source that tells whether it keeps refresh tokens to itself and
+// spends them.
+type spender interface{ Spends() bool }
+
 // Func is a Source made of a function, for a login API of one's own or another
 // library's tokens. Put a [Cache] over it, unless it caches by itself. It is
 // called with a nil old for the first token, and must answer that too: with
@@ -43,7 +47,9 @@ type keeper interface {
 //
 // A [Stored] over it saves refresh tokens that rotate. To save them by other
 // means, save the new token in a Func before returning it, and return it even if
-// that failed: the server has ended the one before.
+// that failed: the server has ended the one before. A Source that keeps its refresh
+// token to itself says so to [Stored.Unshared] by a method Spends() bool that returns
+// true.
 //
 // It returns an error that wraps [ErrReauthenticate] when only a new login can
 // help, and an [EndpointError] with RetryAfter to be left alone for a while.

@@ -50,8 +50,8 @@ type Stored struct {
 
 	// Unshared lets the process obtain tokens of its own while the Store is
 	// away, or does not answer within 5 s: for client credentials and the like. A
-	// refresh token is never spent without the lock, if it is in a Token or is
-	// that of a RefreshToken: one that a Func keeps to itself is not seen.
+	// refresh token is never spent without the lock, if it is in a Token, or Source is
+	// a RefreshToken, or has a method Spends() bool that returns true.
 	Unshared bool
 
 	mu     sync.Mutex // guards what follows
@@ -207,6 +207,9 @@ func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
 func (s *Stored) spends(base *Token) bool {
 	if base != nil {
 		return base.RefreshToken != ""
+	}
+	if source, ok := s.Source.(spender); ok {
+		return source.Spends()
 	}
 	r, ok := s.Source.(*RefreshToken)
 	return ok && r.RefreshToken != ""

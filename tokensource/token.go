@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,14 @@ type Token struct {
 	// RefreshAt is when to refresh early, while the token is still good. Zero
 	// lets the [Cache] draw the moment.
 	RefreshAt time.Time
+
+	// Scope is what was granted, with a space between two scopes. Empty if the
+	// server did not say: then it is what was asked for.
+	Scope string
+
+	// Extra are the other members of the token endpoint's reply, such as id_token
+	// or instance_url, as JSON. Nil means none.
+	Extra map[string]json.RawMessage
 }
 
 // same reports whether two tokens carry the same access token, as far as there
@@ -72,6 +81,19 @@ func checkLogin(t *Token) error {
 func (t *Token) checkText() error {
 	if !utf8.ValidString(t.AccessToken) || !utf8.ValidString(t.RefreshToken) || !utf8.ValidString(t.TokenType) {
 		return errors.New("tokensource: access_token, refresh_token or token_type is not UTF-8")
+	}
+	return nil
+}
+
+// checkExtra tells what JSON could not tell.
+func (t *Token) checkExtra() error {
+	for name, value := range t.Extra {
+		if !utf8.ValidString(name) || !json.Valid(value) {
+			return fmt.Errorf("tokensource: Extra[%q] is not JSON", name)
+		}
+	}
+	if !utf8.ValidString(t.Scope) {
+		return errors.New("tokensource: scope is not UTF-8")
 	}
 	return nil
 }
@@ -131,23 +153,27 @@ func (t *Token) UnmarshalText([]byte) error {
 	return errors.New("tokensource: a token is read with tokensource.Unmarshal")
 }
 
-// stored is the JSON that x/oauth2 writes, and refresh_at.
+// stored is the JSON that x/oauth2 writes, and what it does not know.
 type stored struct {
 	AccessToken  string    `json:"access_token"`
 	TokenType    string    `json:"token_type,omitempty"`
 	RefreshToken string    `json:"refresh_token,omitempty"`
 	Expiry       time.Time `json:"expiry,omitzero"`
 	RefreshAt    time.Time `json:"refresh_at,omitzero"`
+	Scope        string    `json:"scope,omitempty"`
+
+	Extra map[string]json.RawMessage `json:"extra,omitempty"`
 }
 
 // Marshal returns the token with its secrets as JSON, with the field names of
-// golang.org/x/oauth2, for a place that keeps secrets. It fails for what JSON
-// cannot tell: text that is not UTF-8, a year beyond 9999.
+// golang.org/x/oauth2, for a place that keeps secrets; what x/oauth2 does not know
+// is in refresh_at, scope and extra. It fails for what JSON cannot tell: text that is
+// not UTF-8, a year beyond 9999, an Extra that is not JSON.
 func Marshal(t *Token) ([]byte, error) {
 	if t == nil {
 		return nil, errors.New("tokensource: Marshal of a nil token")
 	}
-	if err := t.checkText(); err != nil {
+	if err := cmp.Or(t.checkText(), t.checkExtra()); err != nil {
 		return nil, err
 	}
 	return json.Marshal(stored(*t))
