@@ -26,6 +26,10 @@ type Endpoint struct {
 	// or AllowHTTP is set.
 	URL string
 
+	// Issuer finds the token endpoint, in place of URL, and whether it takes the
+	// ClientSecret by HTTP Basic or in the form. Nil means that URL is set.
+	Issuer *Issuer
+
 	// ClientID names the client.
 	ClientID string
 
@@ -108,6 +112,10 @@ var errSame = errors.New("tokensource: the assertion is the one that was refused
 // exchangeAfter is exchange after a refusal, if there was one: it sends no assertion
 // a second time.
 func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated) (*Token, error) {
+	e, err := e.discovered(ctx)
+	if err != nil {
+		return nil, err
+	}
 	form, err := e.form(ctx, grant)
 	if err != nil {
 		return nil, err
@@ -126,10 +134,8 @@ func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated)
 	began := time.Now()
 	resp, err := e.client().Do(req)
 	if err != nil {
-		for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
-			err = u.Err
-		}
-		return nil, borrowed{fmt.Errorf("tokensource: token endpoint: %w", secrets.of(e, req).error(err))}
+		e.Issuer.gone()
+		return nil, borrowed{fmt.Errorf("tokensource: token endpoint: %w", secrets.of(e, req).error(bare(err)))}
 	}
 	defer resp.Body.Close()
 	token, refusal := e.read(resp, began)
@@ -137,15 +143,28 @@ func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated)
 		return token, nil
 	}
 	if now.proved = proved.Load(); now.proved || now.assertion != [sha256.Size]byte{} {
-		off, known := clockError(resp.Header, time.Now())
-		now.agreed = known && off == nil
-		refusal.dated = &now
-		if refusal.Err == nil {
-			refusal.Err = off
-		}
+		now.judge(refusal, resp.Header)
 	}
 	secrets.of(e, req).refusal(refusal)
 	return nil, refusal
+}
+
+// bare returns err without the URL that http.Client adds.
+func bare(err error) error {
+	for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
+		err = u.Err
+	}
+	return err
+}
+
+// judge tells a refusal what the request carried, and whether the clocks agree.
+func (d *dated) judge(refusal *EndpointError, h http.Header) {
+	off, known := clockError(h, time.Now())
+	d.agreed = known && off == nil
+	refusal.dated = d
+	if refusal.Err == nil {
+		refusal.Err = off
+	}
 }
 
 // proofAlone reports whether no assertion was sent.
@@ -267,13 +286,13 @@ func (e Endpoint) client() *http.Client {
 
 // fingerprint tells whose tokens a grant without refresh token obtains, see [Stored.Key].
 func (e Endpoint) fingerprint(grant string, scopes []string) []string {
-	return append([]string{grant, e.URL, e.ClientID, e.Params.Encode()}, scopes...)
+	return append([]string{grant, e.name(), e.ClientID, e.Params.Encode()}, scopes...)
 }
 
 // String tells the URL's host and the client's id, no secret.
 func (e Endpoint) String() string {
 	host := ""
-	if u, err := url.Parse(e.URL); err == nil {
+	if u, err := url.Parse(e.name()); err == nil {
 		host = u.Host
 	}
 	return fmt.Sprintf("token endpoint at %q, client %q", host, e.ClientID)

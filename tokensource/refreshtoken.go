@@ -96,7 +96,7 @@ func (r *RefreshToken) exchange(ctx context.Context, refresh string, before *dat
 }
 
 func (r *RefreshToken) fingerprint() []string {
-	return []string{"refresh_token", r.Endpoint.URL, r.Endpoint.ClientID, r.RefreshToken}
+	return []string{"refresh_token", r.Endpoint.name(), r.Endpoint.ClientID, r.RefreshToken}
 }
 
 // String tells the endpoint, no secret.

@@ -103,6 +103,9 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	good := resp.StatusCode >= 200 && resp.StatusCode <= 299
+	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+		e.Issuer.gone()
+	}
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode <= 399:
 		return nil, fail(errors.New("a redirect, which is not followed"))

@@ -182,6 +182,7 @@ func secretsTable(t *testing.T) map[string][]any {
 	table := map[string][]any{
 		"Token":             forms(hushToken),
 		"Endpoint":          forms(hushEndpoint),
+		"Issuer":            {&tokensource.Issuer{URL: "https://as.example/" + hush[:4]}}, // has no secret
 		"RefreshToken":      forms(tokensource.RefreshToken{Endpoint: hushEndpoint, RefreshToken: hush}),
 		"ClientCredentials": forms(tokensource.ClientCredentials{Endpoint: hushEndpoint, Scopes: []string{"a"}}),
 		"SignedJWT":         forms(tokensource.SignedJWT{Key: hushKey, Claims: map[string]any{"c": hush}, Header: map[string]any{"h": hush}}),

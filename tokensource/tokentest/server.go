@@ -18,6 +18,8 @@
 //
 //   - [Server.TokenURL] is RFC 6749, with the grants refresh_token,
 //     client_credentials, jwt-bearer (RFC 7523) and token-exchange (RFC 8693).
+//     A client that knows [Server.URL] alone finds it by the server's metadata (RFC
+//     8414).
 //   - [Server.LoginURL] and [Server.RefreshURL] are a home-made JSON interface,
 //     with a user's name and password.
 //
@@ -44,6 +46,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -153,10 +156,21 @@ func (s *Server) Close() {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /.well-known/oauth-authorization-server", s.metadata)
 	mux.Handle("POST /token", s.endpoint(s.token))
 	mux.Handle("POST /login", s.endpoint(s.login))
 	mux.Handle("POST /refresh", s.endpoint(s.refresh))
 	mux.Handle("/api", s.Protect(http.HandlerFunc(digest)))
 	mux.Handle("/legacy", s.ProtectForbidden(http.HandlerFunc(digest)))
 	return mux
+}
+
+// metadata are what RFC 8414 has clients read.
+func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{
+		"issuer":                                s.URL,
+		"token_endpoint":                        s.TokenURL(),
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post", "private_key_jwt"},
+	})
 }

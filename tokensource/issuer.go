@@ -1,0 +1,253 @@
+package tokensource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/tokentripper/tokentripper/internal/origin"
+)
+
+// An Issuer finds the token endpoint of an authorization server by its metadata (RFC
+// 8414, OpenID Connect Discovery 1.0). Set it as [Endpoint.Issuer].
+//
+// The metadata are fetched when they are first needed, by the Endpoint's Client, and
+// again after an hour, or a minute after the token endpoint was found to be gone.
+// While they can't be fetched again, those that are known are used. They must be https
+// like the token endpoint, must name the issuer that was asked for, and be at most 1
+// MiB. Redirects are not followed.
+//
+// An Issuer is safe for concurrent use, by several Endpoints, and must not be copied
+// after its first use.
+type Issuer struct {
+	// URL is the issuer's identifier, exactly as its metadata have it: a slash at
+	// the end counts.
+	URL string
+
+	// Resource is the URL of a protected resource's metadata, for clients that know
+	// the API alone (RFC 9728). A challenge has it as resource_metadata. The first of
+	// its authorization servers is the issuer. It is ignored if URL is set.
+	//
+	// Whoever controls the API chooses by it where the client's secret and refresh
+	// token go: set it for APIs that you would give these to.
+	Resource string
+
+	flight singleflight.Group
+
+	mu    sync.Mutex // guards what follows
+	known *metadata
+	until time.Time // when to fetch again
+}
+
+// metadata are what a client needs of those of an authorization server (RFC 8414
+// section 2).
+type metadata struct {
+	Issuer        string   `json:"issuer"`
+	TokenEndpoint string   `json:"token_endpoint"`
+	Methods       []string `json:"token_endpoint_auth_methods_supported"`
+}
+
+// Bounds of Issuer.
+const (
+	metadataAge  = time.Hour
+	metadataRest = time.Minute      // between two fetches, if the first one failed
+	metadataTime = 10 * time.Second // for all requests of a fetch
+)
+
+// discovered returns e with what its Issuer's metadata say.
+func (e Endpoint) discovered(ctx context.Context) (Endpoint, error) {
+	if e.Issuer == nil {
+		return e, nil
+	}
+	if e.URL != "" {
+		return e, errors.New("tokensource: Endpoint.URL and Endpoint.Issuer exclude each other")
+	}
+	m, err := e.Issuer.metadata(ctx, e)
+	if err != nil {
+		return e, borrowed{fmt.Errorf("tokensource: Endpoint.Issuer: %w", err)}
+	}
+	e.URL = m.TokenEndpoint
+	if e.ClientSecret != "" && len(m.Methods) > 0 && !slices.Contains(m.Methods, "client_secret_basic") {
+		e.ClientSecretPost = e.ClientSecretPost || slices.Contains(m.Methods, "client_secret_post")
+	}
+	return e, nil
+}
+
+// metadata returns those that are known, or fetches them, once for all callers.
+func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
+	i.mu.Lock()
+	known, fresh := i.known, time.Now().Before(i.until)
+	i.mu.Unlock()
+	if fresh && known != nil {
+		return known, nil
+	}
+	fetched := i.flight.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTime)
+		defer cancel()
+		m, err := i.fetch(ctx, e)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		switch {
+		case err == nil:
+			i.known, i.until = m, time.Now().Add(metadataAge)
+		case i.known != nil:
+			i.until = time.Now().Add(metadataRest)
+			return i.known, nil
+		}
+		return m, err
+	})
+	select {
+	case r := <-fetched:
+		return r.Val.(*metadata), r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// gone is called when the token endpoint was not where the metadata said.
+func (i *Issuer) gone() {
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if soon := time.Now().Add(metadataRest); soon.Before(i.until) {
+		i.until = soon
+	}
+}
+
+// fetch asks for the issuer, if need be, and for its metadata.
+func (i *Issuer) fetch(ctx context.Context, e Endpoint) (*metadata, error) {
+	issuer := i.URL
+	if issuer == "" {
+		var err error
+		if issuer, err = i.ofResource(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	u, err := parseIssuer(issuer)
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range places(u) {
+		m := new(metadata)
+		switch found, err := e.get(ctx, at, m); {
+		case err != nil:
+			return nil, err
+		case !found:
+		case m.Issuer != issuer:
+			return nil, fmt.Errorf("the metadata are of the issuer %s, not of %s", printable(m.Issuer, maxWord), issuer)
+		case m.TokenEndpoint == "":
+			return nil, errors.New("the metadata have no token_endpoint")
+		default:
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("%s has no metadata", issuer)
+}
+
+// ofResource returns the issuer that a protected resource names (RFC 9728 section 3.3).
+func (i *Issuer) ofResource(ctx context.Context, e Endpoint) (string, error) {
+	at, err := url.Parse(i.Resource)
+	if err != nil || at.Host == "" || at.User != nil {
+		return "", errors.New("neither Issuer.URL nor Issuer.Resource is an absolute URL")
+	}
+	var m struct {
+		Resource string   `json:"resource"`
+		Servers  []string `json:"authorization_servers"`
+	}
+	found, err := e.get(ctx, i.Resource, &m)
+	if err != nil {
+		return "", err
+	}
+	switch resource, err := url.Parse(m.Resource); {
+	case !found:
+		return "", errors.New("the resource has no metadata")
+	case err != nil || origin.Of(resource) != origin.Of(at):
+		return "", fmt.Errorf("the metadata at %s are those of the resource %s", at.Host, printable(m.Resource, maxWord))
+	case len(m.Servers) == 0:
+		return "", errors.New("the resource's metadata have no authorization_servers")
+	}
+	return m.Servers[0], nil
+}
+
+// parseIssuer reads an issuer identifier (RFC 8414 section 2).
+func parseIssuer(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("the issuer is not an absolute URL without user, query and fragment")
+	}
+	return u, nil
+}
+
+// places are where an issuer's metadata may be: before its path (RFC 8414 section
+// 3.1), and after it as OpenID Connect has it.
+func places(issuer *url.URL) []string {
+	root, path := issuer.Scheme+"://"+issuer.Host+"/.well-known/", strings.TrimSuffix(issuer.EscapedPath(), "/")
+	all := []string{root + "oauth-authorization-server" + path, root + "openid-configuration" + path}
+	if path != "" {
+		all = append(all, issuer.Scheme+"://"+issuer.Host+path+"/.well-known/openid-configuration")
+	}
+	return all
+}
+
+// get reads JSON into v. It returns false where nothing is found.
+func (e Endpoint) get(ctx context.Context, at string, v any) (found bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return false, errors.New("the URL of the metadata is not a URL")
+	}
+	if err := origin.CheckPrivate(e.client().Transport, req); err != nil && !e.AllowHTTP {
+		return false, fmt.Errorf("%w, and Endpoint.AllowHTTP is not set", err)
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := e.client().Do(req)
+	if err != nil {
+		return false, fmt.Errorf("metadata: %w", bare(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	switch {
+	case resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests:
+		return false, nil
+	case resp.StatusCode != http.StatusOK:
+		return false, fmt.Errorf("%s answered %d for its metadata", req.URL.Host, resp.StatusCode)
+	case err != nil:
+		return false, fmt.Errorf("metadata: %w", err)
+	case len(body) > maxReply:
+		return false, fmt.Errorf("the metadata have more than %d bytes", maxReply)
+	case json.Unmarshal(trim(body), v) != nil:
+		return false, errors.New("the metadata are not a JSON object of the right types")
+	}
+	return true, nil
+}
+
+// name tells the server of e, found or not.
+func (e Endpoint) name() string {
+	switch {
+	case e.Issuer == nil:
+		return e.URL
+	case e.Issuer.URL != "":
+		return e.Issuer.URL
+	}
+	return e.Issuer.Resource
+}
+
+// Format writes where the metadata are, whatever the verb: nothing that changes meanwhile.
+func (i *Issuer) Format(s fmt.State, verb rune) {
+	u, err := url.Parse(Endpoint{Issuer: i}.name())
+	if err != nil {
+		u = new(url.URL)
+	}
+	fmt.Fprintf(s, "issuer at %q", u.Host)
+}
