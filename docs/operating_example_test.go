@@ -301,8 +301,9 @@ func TestADrainedProgramHasSavedItsRefreshToken(t *testing.T) {
 	}
 }
 
-// logout forgets the token here and ends it at the server (RFC 7009).
-func logout(ctx context.Context, cache *tokensource.Cache, revocationURL, clientID string) error {
+// logout forgets the token here and ends it at the server (RFC 7009). The secret is
+// empty for a public client.
+func logout(ctx context.Context, cache *tokensource.Cache, revocationURL, clientID, clientSecret string) error {
 	token, err := cache.Token(ctx, nil)
 	if err := cache.Forget(ctx); err != nil {
 		return err
@@ -316,6 +317,9 @@ func logout(ctx context.Context, cache *tokensource.Cache, revocationURL, client
 		return err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if clientSecret != "" {
+		req.SetBasicAuth(url.QueryEscape(clientID), url.QueryEscape(clientSecret))
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
@@ -331,18 +335,20 @@ func Example_logout() {
 	srv := tokentest.Start()
 	defer srv.Close()
 	revocation := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Println("revoked:", r.PostFormValue("token") != "")
+		name, secret, _ := r.BasicAuth()
+		known := name == url.QueryEscape(srv.ClientID) && secret == url.QueryEscape(srv.ClientSecret)
+		fmt.Println("revoked:", known && r.PostFormValue("token") != "")
 		srv.RevokeAll()
 	}))
 	defer revocation.Close()
 	cache := &tokensource.Cache{Source: &tokensource.RefreshToken{
-		Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+		Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
 		RefreshToken: srv.RefreshToken(),
 	}}
 	client := &http.Client{Transport: &transport.Auth{Source: cache}}
 	status(client.Get(srv.APIURL()))
 
-	err := logout(context.Background(), cache, revocation.URL, srv.ClientID)
+	err := logout(context.Background(), cache, revocation.URL, srv.ClientID, srv.ClientSecret)
 	fmt.Println(err)
 	_, err = client.Get(srv.APIURL())
 	fmt.Println(errors.Is(err, tokensource.ErrReauthenticate))
