@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -136,10 +137,10 @@ func TestABadClientAssertionIsNoReasonToLogIn(t *testing.T) {
 	}
 }
 
-// The reply is invalid_grant, which some servers also say of a bad assertion.
-func TestADeadRefreshTokenBesideAClientAssertionIsNotFinal(t *testing.T) {
+func TestADeadRefreshTokenBesideAClientAssertionIsToldAfterTwoRefusals(t *testing.T) {
 	s := newServer(t, fosite.Config{})
 	source := &tokensource.RefreshToken{Endpoint: s.keyed(t, "RS256", rsaKey()).Endpoint, RefreshToken: "dead"}
-	_, err := source.Token(t.Context(), nil)
-	refusal(t, err, "invalid_grant")
+	if _, err := source.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+		t.Errorf("got %v, want ErrReauthenticate", err)
+	}
 }
