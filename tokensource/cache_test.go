@@ -257,7 +257,7 @@ func TestALateTokenServesACallerThatCameInTheMeantime(t *testing.T) {
 		}}
 		c := &tokensource.Cache{Source: s, Timeout: 6 * time.Second}
 		c.Token(t.Context(), nil)
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second) // the pause is over
 		got, err := c.Token(t.Context(), nil)
 		wantToken(t, got, err, "late")
 		wantCalls(t, s, 1)
