@@ -149,10 +149,7 @@ func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 		if w == nil {
 			return token, err
 		}
-		token = w.token(ctx)
-		if token != nil && (w.refused || !token.same(old)) {
-			return token, nil
-		}
+		w.pass(ctx)
 	}
 }
 
@@ -185,9 +182,9 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 			cause = Refused
 		}
 		c.start(ctx, cause, now)
-		return nil, c.join(refused, now), nil
+		return nil, c.join(now), nil
 	case asking:
-		return nil, c.join(refused, now), nil
+		return nil, c.join(now), nil
 	case leftAlone:
 		switch r := c.row; {
 		case r.err == nil: // even if it has expired, for clocks may be wrong
@@ -208,7 +205,7 @@ func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error)
 		}
 	case asking:
 		if c.flight.holds(now) {
-			w := c.join(false, now)
+			w := c.join(now)
 			w.until = c.flight.hold
 			return nil, w, nil
 		}
@@ -230,15 +227,14 @@ func (c *Cache) publish(now time.Time) {
 	c.ready.Store(&l)
 }
 
-// A wait is what a caller waits for.
+// A wait is what a caller waits for before it looks again.
 type wait struct {
-	flight  *flight
-	until   time.Time // when to look again in any case; zero means never
-	refused bool      // the flight is to bring another token than the caller's old
+	flight *flight
+	until  time.Time // no longer than this; zero means no bound
 }
 
-// token returns the token that came; nil means to look again.
-func (w *wait) token(ctx context.Context) *Token {
+// pass returns when the wait is over, or ctx ends.
+func (w *wait) pass(ctx context.Context) {
 	var again <-chan time.Time
 	if !w.until.IsZero() {
 		again = time.After(time.Until(w.until))
@@ -247,9 +243,7 @@ func (w *wait) token(ctx context.Context) *Token {
 	case <-ctx.Done():
 	case <-again:
 	case <-w.flight.done:
-		return w.flight.token
 	}
-	return nil
 }
 
 // expendable reports whether nothing is under way, and nothing would be lost with the
@@ -264,7 +258,7 @@ func (c *Cache) expendable() bool {
 	if k, ok := c.Source.(keeper); ok {
 		return !k.Pending()
 	}
-	dead := c.row != nil && c.row.err != nil && needsLogin(c.row.err)
+	dead := c.row != nil && needsLogin(c.row.err)
 	if !dead && c.lease.token != nil && c.lease.token.RefreshToken != "" {
 		return false
 	}

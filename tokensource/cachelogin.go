@@ -131,7 +131,7 @@ func (c *Cache) reset(l lease, r *row, now time.Time) {
 	c.flight, c.lease = nil, l
 	c.setRow(r)
 	c.publish(now)
-	f.land(nil)
+	f.land()
 }
 
 // A telling hands a Set, Replace or Forget on to the Source.

@@ -27,7 +27,7 @@ type row struct {
 const (
 	firstPause    = 300 * time.Millisecond
 	longestPause  = 100 * time.Second // together with the attempt before it
-	longestDemand = 5 * time.Minute // of a server, by Retry-After
+	longestDemand = 5 * time.Minute   // of a server, by Retry-After
 )
 
 // resting reports whether the Source is left alone.
@@ -42,7 +42,7 @@ func (r *row) pause(attempt time.Duration) time.Duration {
 // setRow puts a row in the place of the last, whose callers look again; c.mu is held.
 func (c *Cache) setRow(r *row) {
 	if c.row != nil && c.row != r {
-		c.row.next.land(nil)
+		c.row.next.land()
 	}
 	c.row = r
 }
