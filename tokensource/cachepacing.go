@@ -41,7 +41,7 @@ func (r *row) pause(attempt time.Duration) time.Duration {
 
 // setRow puts a row in the place of the last, whose callers look again; c.mu is held.
 func (c *Cache) setRow(r *row) {
-	if c.row != nil && c.row != r {
+	if c.row != nil {
 		c.row.next.land()
 	}
 	c.row = r

@@ -188,3 +188,19 @@ func TestPeekReturnsAnExpiredTokenThatIsTheOnlyOne(t *testing.T) {
 		}
 	})
 }
+
+func TestAJWTThatIsSetInAStoredHasWhatItsExpLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		p := newProcess(store, failing(unavailable))
+		p.stored.Set(t.Context(), &Token{AccessToken: jwtOf(time.Now().Add(-50*time.Minute), time.Hour)})
+		time.Sleep(10*time.Minute - time.Second)
+		if _, err := p.stored.Token(t.Context(), nil); err != nil {
+			t.Errorf("a second before its end: %v", err)
+		}
+		time.Sleep(time.Second)
+		if got, err := p.stored.Token(t.Context(), nil); err != unavailable {
+			t.Errorf("at its end: got %v, %v, want the 503", got, err)
+		}
+	})
+}
