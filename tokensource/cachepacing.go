@@ -108,19 +108,19 @@ func (c *Cache) fail(err error, began, now time.Time) {
 // demanded draws the pause that a server's Retry-After demands: longer by up to a
 // quarter, which keeps a fleet apart that was told the same.
 func demanded(err error) time.Duration {
-	e, ok := errors.AsType[*EndpointError](err)
-	if !ok || e == nil || e.RetryAfter <= 0 {
+	e, _ := errors.AsType[*EndpointError](err)
+	if e == nil {
 		return 0
 	}
-	least := min(e.RetryAfter, longestDemand*4/5)
+	least := min(max(0, e.RetryAfter), longestDemand*4/5)
 	return least + rand.N(least/4+1)
 }
 
 // transient reports whether another attempt may succeed soon: not if a login is
 // needed, or the token endpoint refuses the request as it is.
 func transient(err error) bool {
-	e, ok := errors.AsType[*EndpointError](err)
-	if !ok || e == nil || e.StatusCode/100 != 4 {
+	e, _ := errors.AsType[*EndpointError](err)
+	if e == nil || e.StatusCode/100 != 4 {
 		return !errors.Is(err, ErrReauthenticate)
 	}
 	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooEarly || e.StatusCode == http.StatusTooManyRequests

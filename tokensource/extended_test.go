@@ -204,3 +204,28 @@ func TestAJWTThatIsSetInAStoredHasWhatItsExpLeaves(t *testing.T) {
 		}
 	})
 }
+
+func TestTheSameJWTEndsWhenItWould(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: jwtOf(time.Now(), time.Hour)}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return only, nil }}
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		c.Token(t.Context(), only) // is confirmed
+		time.Sleep(time.Hour)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v after an hour, want none", got)
+		}
+	})
+}
+
+func TestTheExpiryOfALoginWinsOverItsJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing(unavailable)}
+		c.Set(t.Context(), &Token{AccessToken: jwtOf(time.Now(), time.Hour), Expiry: time.Now().Add(10 * time.Minute)})
+		time.Sleep(10 * time.Minute)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v after 10 minutes, want none", got)
+		}
+	})
+}
