@@ -22,10 +22,10 @@ import (
 // After a failure the Source is left alone for a while: at first for 0.18 to 0.3
 // s, then for at most a quarter of what the attempts and pauses so far have taken. An
 // attempt and its pause take 100 s at most, unless the server's Retry-After says
-// more; that is honoured up to 5 minutes. Meanwhile Token returns the token if it is still good; else it waits during the
-// first seconds, see Patience, and later returns the remembered error. An error
-// that wraps [ErrReauthenticate] is final until [Cache.Set], unless the Source has
-// a Set method itself.
+// more; that is honoured up to 5 minutes. Meanwhile Token returns the token if it
+// is still good; else it waits during the first seconds, see Patience, and later
+// returns the remembered error. An error that wraps [ErrReauthenticate] is final
+// until [Cache.Set], unless the Source has a Set method itself.
 //
 // A Source that returns the same access token with a later Expiry has extended it.
 // If it returns the token as it was, it has no other: it is left alone as after a
