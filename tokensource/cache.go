@@ -20,12 +20,12 @@ import (
 // time.
 //
 // After a failure the Source is left alone for a while: at first for 0.18 to 0.3
-// s, then for at most a quarter of the time that it was left alone before, at
-// most 100 s, or for as long as the server's Retry-After says, at most 5 minutes.
-// Meanwhile Token returns the token if it is still good; else it waits during the
-// first seconds, see Patience, and later returns the remembered error. An error
-// that wraps [ErrReauthenticate] is final until [Cache.Set], unless the Source has
-// a Set method itself.
+// s, then for at most a quarter of what the attempts and pauses so far have taken. An
+// attempt and its pause take 100 s at most, unless the server's Retry-After says
+// more; that is honoured up to 5 minutes. Meanwhile Token returns the token if it
+// is still good; else it waits during the first seconds, see Patience, and later
+// returns the remembered error. An error that wraps [ErrReauthenticate] is final
+// until [Cache.Set], unless the Source has a Set method itself.
 //
 // A Source that returns the same access token with a later Expiry has extended it.
 // If it returns the token as it was, it has no other: it is left alone as after a
@@ -148,10 +148,7 @@ func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 		if w == nil {
 			return token, err
 		}
-		token = w.token(ctx)
-		if token != nil && (w.refused || !token.same(old)) {
-			return token, nil
-		}
+		w.pass(ctx)
 	}
 }
 
@@ -184,9 +181,9 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 			cause = Refused
 		}
 		c.start(ctx, cause, now)
-		return nil, c.join(refused, now), nil
+		return nil, c.join(now), nil
 	case asking:
-		return nil, c.join(refused, now), nil
+		return nil, c.join(now), nil
 	case leftAlone:
 		switch r := c.row; {
 		case r.err == nil: // even if it has expired, for clocks may be wrong
@@ -207,7 +204,7 @@ func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error)
 		}
 	case asking:
 		if c.flight.holds(now) {
-			w := c.join(false, now)
+			w := c.join(now)
 			w.until = c.flight.hold
 			return nil, w, nil
 		}
@@ -229,15 +226,14 @@ func (c *Cache) publish(now time.Time) {
 	c.ready.Store(&l)
 }
 
-// A wait is what a caller waits for.
+// A wait is what a caller waits for before it looks again.
 type wait struct {
-	flight  *flight
-	until   time.Time // when to look again in any case; zero means never
-	refused bool      // the flight is to bring another token than the caller's old
+	flight *flight
+	until  time.Time // no longer than this; zero means no bound
 }
 
-// token returns the token that came; nil means to look again.
-func (w *wait) token(ctx context.Context) *Token {
+// pass returns when the wait is over, or ctx ends.
+func (w *wait) pass(ctx context.Context) {
 	var again <-chan time.Time
 	if !w.until.IsZero() {
 		again = time.After(time.Until(w.until))
@@ -246,9 +242,7 @@ func (w *wait) token(ctx context.Context) *Token {
 	case <-ctx.Done():
 	case <-again:
 	case <-w.flight.done:
-		return w.flight.token
 	}
-	return nil
 }
 
 // expendable reports whether nothing is under way, and nothing would be lost with the
@@ -263,7 +257,7 @@ func (c *Cache) expendable() bool {
 	if k, ok := c.Source.(keeper); ok {
 		return !k.Pending()
 	}
-	dead := c.row != nil && c.row.err != nil && needsLogin(c.row.err)
+	dead := c.row != nil && needsLogin(c.row.err)
 	if !dead && c.lease.token != nil && c.lease.token.RefreshToken != "" {
 		return false
 	}

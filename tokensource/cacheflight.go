@@ -49,8 +49,7 @@ type flight struct {
 	waiters int
 	hold    time.Time // until then all callers wait, those with a good token too
 
-	done  chan struct{} // closed at the end, when the next is set
-	token *Token        // nil: look again
+	done chan struct{} // closed at the end, for those who wait to look again
 }
 
 // A call is one call of the Source. It outlives its flight if the Source
@@ -82,16 +81,16 @@ func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
 	go c.fly(ctx, cancel, c.flight)
 }
 
-// join makes the caller wait for the flight. A refusal of the token makes all
-// others wait, if the refresh before succeeded; c.mu is held.
-func (c *Cache) join(refused bool, now time.Time) *wait {
+// join makes the caller wait for the flight. The first who has no good token, or
+// a refused one, makes all others wait, if the refresh before succeeded; c.mu is held.
+func (c *Cache) join(now time.Time) *wait {
 	f := c.flight
 	f.waiters++
-	if refused && c.row == nil && f.hold.IsZero() {
+	if c.row == nil && f.hold.IsZero() {
 		f.hold = now.Add(longestHold)
 		c.publish(now)
 	}
-	return &wait{flight: f, refused: refused}
+	return &wait{flight: f}
 }
 
 // fly has the Source called until the flight is over.
@@ -178,24 +177,22 @@ func (c *Cache) settle(k *call) {
 	}
 	event.Duration = now.Sub(began)
 	c.flight = nil
-	var token *Token
 	if k.err != nil {
 		c.fail(k.err, began, now)
 	} else {
-		token = k.token.datedAfter(c.lease.token, k.began)
+		token := k.token.datedAfter(c.lease.token, k.began)
 		c.adopt(token, f != nil && f.cause == Refused, began, now)
 	}
 	c.publish(now)
-	f.land(token) // when all is in order for those who ask again
+	f.land()
 	if c.OnRefresh != nil {
 		go event.tell(c.OnRefresh)
 	}
 }
 
-// land ends the wait of the flight's callers; nil has them look again.
-func (f *flight) land(token *Token) {
+// land ends the wait of the flight's callers, who look again.
+func (f *flight) land() {
 	if f != nil {
-		f.token = token
 		close(f.done)
 	}
 }

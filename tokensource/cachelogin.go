@@ -44,11 +44,15 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 // place in another process.
 func (c *Cache) Forget(ctx context.Context) error {
 	t := c.logIn(lease{}, endedRow(ErrReauthenticate))
+	var say func(context.Context) error
 	s, ok := c.Source.(forgetter)
-	if !ok {
-		return t.tell(ctx, nil)
+	if ok {
+		say = s.Forget
 	}
-	err := t.tell(ctx, s.Forget)
+	err := t.tell(ctx, say)
+	if !ok {
+		return err
+	}
 	if _, keeps := s.(keeper); err == nil || keeps { // that remembers it even so, and saves it with the next call
 		c.unlessOvertaken(t, func(time.Time) { c.setRow(nil) })
 	}
@@ -72,13 +76,14 @@ func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
 	if t == nil {
 		return nil
 	}
+	var say func(context.Context) error
 	switch s := c.Source.(type) {
 	case replacer:
-		return t.tell(ctx, func(ctx context.Context) error { return s.Replace(ctx, old, kept) })
+		say = func(ctx context.Context) error { return s.Replace(ctx, old, kept) }
 	case setter:
-		return t.tell(ctx, func(ctx context.Context) error { return s.Set(ctx, kept) })
+		say = func(ctx context.Context) error { return s.Set(ctx, kept) }
 	}
-	return t.tell(ctx, nil)
+	return t.tell(ctx, say)
 }
 
 // replace returns next as it is kept; nil if it is not.
@@ -131,7 +136,7 @@ func (c *Cache) reset(l lease, r *row, now time.Time) {
 	c.flight, c.lease = nil, l
 	c.setRow(r)
 	c.publish(now)
-	f.land(nil)
+	f.land()
 }
 
 // A telling hands a Set, Replace or Forget on to the Source.
@@ -173,7 +178,7 @@ func (t *telling) tell(ctx context.Context, say func(context.Context) error) err
 		}
 		return say(ctx)
 	})
-	if t.login.Err() != nil && errors.Is(err, context.Canceled) {
+	if t.login.Err() != nil {
 		return nil
 	}
 	return err
@@ -184,11 +189,6 @@ func (t *telling) tell(ctx context.Context, say func(context.Context) error) err
 func (t *telling) inTurn(ctx context.Context, say func() error) error {
 	if t.before == nil {
 		return say()
-	}
-	select {
-	case <-t.before:
-		return say()
-	default:
 	}
 	select {
 	case <-t.before:

@@ -15,34 +15,34 @@ type row struct {
 	err    error         // of the last; nil: the Source has confirmed its token
 	ended  bool          // only a login helps
 	began  time.Time     // when the first began that failed
-	rested time.Duration // how long the Source was left alone, in all
+	lasted time.Duration // its attempts and pauses together
 	until  time.Time     // when the next may begin
 	hidden bool          // callers wait for it instead of getting err
 	next   *flight       // never begins: it lands when another row, or none, takes the place of this one
 }
 
 // Bounds of the pauses. These numbers meet both one client's short outage and a
-// fleet's, see internal/fleet. As a pause is at most a quarter of those before, an
+// fleet's, see internal/fleet. As a pause is at most a quarter of the row so far, an
 // outage delays its callers by a quarter of its length at most.
 const (
 	firstPause    = 300 * time.Millisecond
-	longestPause  = 100 * time.Second
-	longestDemand = 5 * time.Minute // of a server, by Retry-After
+	longestPause  = 100 * time.Second // together with the attempt before it
+	longestDemand = 5 * time.Minute   // of a server, by Retry-After
 )
 
 // resting reports whether the Source is left alone.
 func (r *row) resting(now time.Time) bool { return !clock.Passed(now, r.until) }
 
-// pause draws the next pause.
-func (r *row) pause() time.Duration {
-	most := min(max(firstPause, r.rested/4), longestPause)
+// pause draws the next pause, after an attempt that took so long.
+func (r *row) pause(attempt time.Duration) time.Duration {
+	most := max(firstPause, min(r.lasted/4, longestPause-attempt))
 	return most - rand.N(most*2/5)
 }
 
 // setRow puts a row in the place of the last, whose callers look again; c.mu is held.
 func (c *Cache) setRow(r *row) {
-	if c.row != nil && c.row != r {
-		c.row.next.land(nil)
+	if c.row != nil {
+		c.row.next.land()
 	}
 	c.row = r
 }
@@ -53,15 +53,16 @@ func endedRow(err error) *row { return &row{err: err, ended: true} }
 // rest leaves the Source alone after a refresh that began then and failed, or
 // brought nothing new: err is nil; c.mu is held.
 func (c *Cache) rest(err error, least, most time.Duration, began, now time.Time) {
-	r := &row{err: err, began: began, next: &flight{done: make(chan struct{})}}
+	attempt := now.Sub(began)
+	r := &row{err: err, began: began, lasted: attempt, next: &flight{done: make(chan struct{})}}
 	if c.row != nil {
-		r.rested = c.row.rested
+		r.lasted += c.row.lasted
 		if c.row.err != nil {
 			r.began = c.row.began
 		}
 	}
-	pause := min(max(r.pause(), least), most)
-	r.rested += pause
+	pause := min(max(r.pause(attempt), least), most)
+	r.lasted += pause
 	r.until = now.Add(pause)
 	r.hidden = transient(err) && r.until.Sub(r.began) <= c.patience()
 	if !c.lease.early.IsZero() {
@@ -107,19 +108,19 @@ func (c *Cache) fail(err error, began, now time.Time) {
 // demanded draws the pause that a server's Retry-After demands: longer by up to a
 // quarter, which keeps a fleet apart that was told the same.
 func demanded(err error) time.Duration {
-	e, ok := errors.AsType[*EndpointError](err)
-	if !ok || e == nil || e.RetryAfter <= 0 {
+	e, _ := errors.AsType[*EndpointError](err)
+	if e == nil {
 		return 0
 	}
-	least := min(e.RetryAfter, longestDemand*4/5)
+	least := min(max(0, e.RetryAfter), longestDemand*4/5)
 	return least + rand.N(least/4+1)
 }
 
 // transient reports whether another attempt may succeed soon: not if a login is
 // needed, or the token endpoint refuses the request as it is.
 func transient(err error) bool {
-	e, ok := errors.AsType[*EndpointError](err)
-	if !ok || e == nil || e.StatusCode/100 != 4 {
+	e, _ := errors.AsType[*EndpointError](err)
+	if e == nil || e.StatusCode/100 != 4 {
 		return !errors.Is(err, ErrReauthenticate)
 	}
 	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooEarly || e.StatusCode == http.StatusTooManyRequests

@@ -65,3 +65,19 @@ func TestAPanicInOnRefreshIsLoggedAndEndsNothing(t *testing.T) {
 		t.Errorf("logged %q, want the panic and its stack", s)
 	}
 }
+
+func TestARefreshIsNotLogged(t *testing.T) {
+	var logged bytes.Buffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&logged)
+	synctest.Test(t, func(t *testing.T) {
+		for _, told := range []func(tokensource.Refresh){nil, func(tokensource.Refresh) {}} {
+			c := &tokensource.Cache{Source: tokensource.Static(&Token{AccessToken: "a"}), OnRefresh: told}
+			c.Token(t.Context(), nil)
+			synctest.Wait()
+		}
+	})
+	if logged.Len() > 0 {
+		t.Errorf("logged %q, want nothing", logged.String())
+	}
+}

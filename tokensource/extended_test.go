@@ -188,3 +188,44 @@ func TestPeekReturnsAnExpiredTokenThatIsTheOnlyOne(t *testing.T) {
 		}
 	})
 }
+
+func TestAJWTThatIsSetInAStoredHasWhatItsExpLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(storetest.Memory)
+		p := newProcess(store, failing(unavailable))
+		p.stored.Set(t.Context(), &Token{AccessToken: jwtOf(time.Now().Add(-50*time.Minute), time.Hour)})
+		time.Sleep(10*time.Minute - time.Second)
+		if _, err := p.stored.Token(t.Context(), nil); err != nil {
+			t.Errorf("a second before its end: %v", err)
+		}
+		time.Sleep(time.Second)
+		if got, err := p.stored.Token(t.Context(), nil); err != unavailable {
+			t.Errorf("at its end: got %v, %v, want the 503", got, err)
+		}
+	})
+}
+
+func TestTheSameJWTEndsWhenItWould(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: jwtOf(time.Now(), time.Hour)}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return only, nil }}
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		c.Token(t.Context(), only) // is confirmed
+		time.Sleep(time.Hour)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v after an hour, want none", got)
+		}
+	})
+}
+
+func TestTheExpiryOfALoginWinsOverItsJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing(unavailable)}
+		c.Set(t.Context(), &Token{AccessToken: jwtOf(time.Now(), time.Hour), Expiry: time.Now().Add(10 * time.Minute)})
+		time.Sleep(10 * time.Minute)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v after 10 minutes, want none", got)
+		}
+	})
+}

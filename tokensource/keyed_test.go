@@ -619,3 +619,45 @@ func TestPeekOfAKeyAsksItsCacheAndMakesNone(t *testing.T) {
 		t.Errorf("the sources were called %d times, want 1", calls.Load())
 	}
 }
+
+// Its Source has no other, for it came with an answer.
+func TestAGoodTokenFromAnAnswerMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(named(new(atomic.Int32)))
+		k.MaxKeys = 2
+		a := tenant(t.Context(), "a")
+		first, _ := k.Token(a, nil)
+		k.Replace(a, first, &Token{AccessToken: "answer", Expiry: time.Now().Add(time.Hour)})
+		for i := range 3 {
+			k.Token(tenant(t.Context(), fmt.Sprint("stranger-", i)), nil)
+		}
+		got, err := k.Token(a, nil)
+		wantToken(t, got, err, "answer")
+	})
+}
+
+func TestARefreshTokenMakesNoRoomInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := ""
+		k := byTenant(func(name string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if name == "a" && old != nil {
+					sent = old.RefreshToken
+				}
+				return nil, unavailable
+			})
+		})
+		k.MaxKeys = 2
+		a := tenant(t.Context(), "a")
+		k.Set(a, &Token{RefreshToken: "r"})
+		k.Token(a, nil)
+		for i := range 3 {
+			k.Token(tenant(t.Context(), fmt.Sprint("stranger-", i)), nil)
+		}
+		sent = ""
+		k.Token(a, nil)
+		if sent != "r" {
+			t.Errorf("sent the refresh token %q, want r", sent)
+		}
+	})
+}

@@ -40,7 +40,7 @@ func (t *Token) withLifetime(began time.Time) *Token {
 // datedAfter is withLifetime for a token that may be the same one as before, whose
 // life does not begin anew.
 func (t *Token) datedAfter(before *Token, began time.Time) *Token {
-	if !t.same(before) || !t.Expiry.IsZero() || before.Expiry.IsZero() {
+	if !t.same(before) || !t.Expiry.IsZero() {
 		return t.withLifetime(began)
 	}
 	dated := *t
@@ -120,7 +120,7 @@ func (l *lease) good(now time.Time) bool {
 // extends reports whether l ends later than before by more than a Source's
 // rounding makes.
 func (l *lease) extends(before *lease) bool {
-	return !l.until.IsZero() && l.until.Sub(before.until) > time.Second
+	return l.until.Sub(before.until) > time.Second
 }
 
 func later(a, b time.Time) time.Time {

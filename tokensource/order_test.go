@@ -137,3 +137,64 @@ func TestNoTokenIsAskedForBeforeTheSourceKnowsOfTheLogin(t *testing.T) {
 		}
 	})
 }
+
+func TestALoginThatWaitedForItsTurnReturnsTheSourcesError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: failing(tokensource.ErrReauthenticate), wait: time.Minute}
+		c := &tokensource.Cache{Source: failsToReplace{d}}
+		a := &Token{AccessToken: "a"}
+		go c.Set(t.Context(), a)
+		synctest.Wait()
+		if err := c.Replace(t.Context(), a, &Token{AccessToken: "b"}); err != unavailable {
+			t.Errorf("got %v, want the Source's error", err)
+		}
+	})
+}
+
+type failsToReplace struct{ *diary }
+
+func (failsToReplace) Replace(context.Context, *Token, *Token) error { return unavailable }
+
+func TestALoginWhoseCallerLeavesIsNoSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: &diary{source: failing(unavailable), wait: time.Minute}}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if err := c.Set(ctx, &Token{AccessToken: "a"}); err != context.Canceled {
+			t.Errorf("got %v, want Canceled", err)
+		}
+	})
+}
+
+// A token of an answer stands between them.
+func TestALogoutEndsALoginBeforeTheLastThing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: failing(tokensource.ErrReauthenticate), wait: time.Minute}
+		c := &tokensource.Cache{Source: d}
+		a, login := &Token{AccessToken: "a"}, make(chan error)
+		go func() { login <- c.Set(t.Context(), a) }()
+		synctest.Wait()
+		go c.Replace(t.Context(), a, &Token{AccessToken: "b"})
+		synctest.Wait()
+		start := time.Now()
+		go c.Forget(t.Context())
+		if err := <-login; err != nil || time.Since(start) > 0 {
+			t.Errorf("Set returned %v after %v, want nil at once", err, time.Since(start))
+		}
+	})
+}
+
+func TestALoginThatTheSourceTakesForEverDelaysCallersByTimeoutAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{source: failing(unavailable), wait: time.Hour}
+		c := &tokensource.Cache{Source: d, Patience: -1}
+		go c.Set(t.Context(), &Token{RefreshToken: "r"})
+		synctest.Wait()
+		start := time.Now()
+		_, err := c.Token(t.Context(), nil)
+		if got := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || got != 30*time.Second {
+			t.Errorf("got %v after %v, want DeadlineExceeded after 30s", err, got)
+		}
+		time.Sleep(time.Hour)
+	})
+}

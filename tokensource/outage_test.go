@@ -215,3 +215,66 @@ func TestALateErrorEndsNoOtherFlight(t *testing.T) {
 		wantCalls(t, s, 2)
 	})
 }
+
+func TestNoExpiredTokenIsThereAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing(unavailable), Patience: -1}
+		c.Set(t.Context(), &Token{AccessToken: "a", Expiry: time.Now().Add(time.Minute)})
+		time.Sleep(time.Minute)
+		c.Token(t.Context(), nil)
+		if got := c.Peek(t.Context(), nil); got != nil {
+			t.Errorf("got %v, want nil", got)
+		}
+	})
+}
+
+func TestTheFirstPausesOfManyDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shortest, longest := time.Hour, time.Duration(0)
+		for range 200 {
+			s := failing(unavailable)
+			pause := gaps(t, &tokensource.Cache{Source: s, Patience: -1}, s, 2)[1]
+			shortest, longest = min(shortest, pause), max(longest, pause)
+		}
+		if shortest > 200*time.Millisecond || longest < 280*time.Millisecond {
+			t.Errorf("from %v to %v, want about 180ms to 300ms", shortest, longest)
+		}
+	})
+}
+
+// A token that the Source has confirmed is no failure, from which an outage is counted.
+func TestABlipAfterAConfirmedTokenIsNotNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: "only", Expiry: time.Now().Add(time.Minute)}
+		back := time.Now().Add(time.Minute + time.Second)
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			switch {
+			case time.Now().Before(only.Expiry):
+				return only, nil
+			case time.Now().Before(back):
+				return nil, unavailable
+			}
+			return &Token{AccessToken: "next"}, nil
+		}}
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		time.Sleep(59 * time.Second)
+		c.Token(t.Context(), only) // is confirmed
+		time.Sleep(time.Second)
+		got, err := c.Token(t.Context(), nil)
+		wantToken(t, got, err, "next")
+	})
+}
+
+func TestATokenFromAnAnswerEndsThePauseOfTheSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(unavailable)
+		c := &tokensource.Cache{Source: s, Patience: -1}
+		a, b := &Token{AccessToken: "a"}, &Token{AccessToken: "b"}
+		c.Set(t.Context(), a)
+		c.Token(t.Context(), a)
+		c.Replace(t.Context(), a, b)
+		c.Token(t.Context(), b)
+		wantCalls(t, s, 2)
+	})
+}

@@ -247,3 +247,16 @@ func TestASourceWhoseErrorIsANilPointerIsAnError(t *testing.T) {
 		}
 	})
 }
+
+func TestAnAbsurdRetryAfterKeepsAFleetApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shortest := time.Hour
+		for range 50 {
+			s := failing(&tokensource.EndpointError{StatusCode: 503, RetryAfter: time.Hour})
+			shortest = min(shortest, gapsBy(t, time.Second, &tokensource.Cache{Source: s}, s, 2)[1])
+		}
+		if shortest < 4*time.Minute || shortest > 4*time.Minute+20*time.Second {
+			t.Errorf("the shortest pause is %v, want little more than 4m", shortest)
+		}
+	})
+}

@@ -22,7 +22,7 @@ func (s *Stored) Set(ctx context.Context, token *Token) error {
 	if err != nil {
 		return err
 	}
-	return s.begin(ctx, kept.withLifetime(time.Now()))
+	return s.begin(ctx, kept.atLogin(time.Now()))
 }
 
 // Forget saves that the user has logged out: no process obtains a token any more

@@ -104,3 +104,11 @@ func TestAFleetThatIsDeployedIntoAnOutageSpreadsOut(t *testing.T) {
 	p.length = p.outage.end() + p.life
 	checkOutage(t, simulate(t, p))
 }
+
+// An attempt takes 30 s here, and those under way end after the outage.
+func TestAFleetComesBackFromAnEndpointThatHangs(t *testing.T) {
+	p := plan{replicas: *replicas, life: 5 * time.Minute, pause: 1500 * time.Millisecond, policy: own}
+	p.outage = outage{4 * p.life, 10 * time.Minute, silent}
+	p.length = p.outage.end() + p.life
+	checkOutage(t, simulate(t, p))
+}

@@ -258,7 +258,7 @@ func (i *issuer) end(x *exchange, refresh string, resp *http.Response, err error
 		if x.began.Before(p.timedOut) { // its error came late, and ended nothing
 			failed = p.timedOut
 		}
-		least := min(max(300*time.Millisecond, p.rested/4), 100*time.Second) * 6 / 10
+		least := max(300*time.Millisecond, min(p.rested/4, 100*time.Second-w.timeout)) * 6 / 10
 		p.failures++
 		p.rested += least
 		p.leftAlone = failed.Add(least)
