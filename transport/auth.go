@@ -60,8 +60,10 @@ type Auth struct {
 	// in Base.
 	AllowHTTP bool
 
-	// Refused reports whether a response refuses the token. It must not read
-	// the body. Nil means [Unauthorized].
+	// Refused reports whether a response refuses the token. It may read the body
+	// by [HasJSON] and [PeekJSON] only. A refusal with another status than 401
+	// counts like one, a 200 too: the request is sent again, so the server must
+	// not have acted on it. Nil means [Unauthorized].
 	Refused func(*http.Response) bool
 
 	// NewToken returns the token that a server has sent along with its answer

@@ -1,14 +1,11 @@
 package transport
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -252,35 +249,16 @@ func repeatable(req *http.Request) bool {
 	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key")
 }
 
-// errorCode reads the error of a JSON body (RFC 6749 section 5.2) and puts the
-// body back.
+// errorCode returns the error of a JSON body (RFC 6749 section 5.2).
 func errorCode(resp *http.Response) string {
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.Body == nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
-		return ""
-	}
 	var refusal struct {
 		Error string `json:"error"`
 	}
-	start, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	rest := io.Reader(resp.Body)
-	if err != nil {
-		rest = failing{err}
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(start), rest), resp.Body}
-	if json.Unmarshal(start, &refusal) != nil {
+	if json.Unmarshal(PeekJSON(resp), &refusal) != nil {
 		return ""
 	}
 	return refusal.Error
 }
-
-// failing is a Reader that has failed.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // nonces are the newest nonce of each server.
 type nonces struct {
