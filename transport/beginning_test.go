@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,63 @@ func TestARuleSeesWhatNetHTTPDecompresses(t *testing.T) {
 		if resp.Body.Close(); len(got) > 0 || err != nil {
 			t.Errorf("%s: got %q and %v, want the second answer", protocol, got, err)
 		}
+	}
+}
+
+// What has no body, or one that is not to be read, says application/json all the same.
+func TestAnswersThatHaveNoJSONPassARuleUntouched(t *testing.T) {
+	for _, protocol := range protocols {
+		url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			switch status, _ := strconv.Atoi(r.URL.Path[1:]); {
+			case r.Method == http.MethodHead:
+				w.Header().Set("Content-Length", "36")
+			case status == 200:
+				w.Header().Set("Content-Encoding", "gzip")
+				io.WriteString(w, "as it is")
+			default:
+				w.WriteHeader(status)
+			}
+		})
+		for _, c := range []struct{ method, status, want string }{{"HEAD", "200", ""}, {"GET", "204", ""}, {"GET", "304", ""}, {"GET", "200", "as it is"}} {
+			req := postBody(t, url+"/"+c.status, nil)
+			req.Method = c.method
+			req.Header.Set("Accept-Encoding", "gzip") // so net/http leaves it compressed
+			status, _ := strconv.Atoi(c.status)
+			if got := getsStatus(t, lenient(base), req, status); got != c.want {
+				t.Errorf("%s, %s %s: got %q, want %q", protocol, c.method, c.status, got, c.want)
+			}
+		}
+	}
+}
+
+func TestAnUpgradePassesARule(t *testing.T) {
+	url, base := serveOver(t, "HTTP/1.1", func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Type: application/json\r\n\r\n")
+		rw.Flush()
+		io.CopyN(c, rw, 4)
+	})
+	req := postBody(t, url, nil)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "echo")
+	resp, err := lenient(base).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	w, ok := resp.Body.(io.ReadWriter)
+	if !ok || resp.StatusCode != 101 {
+		t.Fatalf("got status %d and a %T, want 101 and a connection", resp.StatusCode, resp.Body)
+	}
+	io.WriteString(w, "ping")
+	if got, err := io.ReadAll(w); string(got) != "ping" || err != nil {
+		t.Errorf("got %q and %v, want the echo", got, err)
 	}
 }
 
