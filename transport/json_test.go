@@ -19,39 +19,42 @@ func jsonAnswer(status int, body string) *http.Response {
 	return resp
 }
 
-func TestAValueIsFoundAtItsPath(t *testing.T) {
-	for _, c := range []struct {
-		body, path, value string
-		want              bool
-	}{
-		{`{"error":"ExpiredToken","message":"x"}`, "error", "ExpiredToken", true},
-		{`{"ok":false,"error":"token_expired"}`, "error", "token_expired", true},
-		{`{"ok":false,"error":"token_expired"}`, "ok", "false", true},
-		{`{"data":null,"errors":[{"message":"x"},{"extensions":{"code":"invalid-jwt"}}]}`, "errors.extensions.code", "invalid-jwt", true},
-		{`[{"data":{}},{"errors":[{"extensions":{"code":"invalid-jwt"}}]}]`, "errors.extensions.code", "invalid-jwt", true},
-		{`{"errors":["permission denied","invalid token"]}`, "errors", "invalid token", true},
-		{`{"code":99991677,"msg":"x"}`, "code", "99991677", true},
-		{`{"code":"99991677"}`, "code", "99991677", true},
-		{" \n{\"error\" : \"\\u0045xpiredToken\"}\r\n", "error", "ExpiredToken", true},
-		{`["invalid token"]`, "", "invalid token", true},
-		{`{"a":{"":{"b":1}}}`, "a..b", "1", true},
-		{`{"error":"}\"]{","code":1}`, "code", "1", true},
+// Bodies, and whether they have a value at a path.
+var values = []struct {
+	body, path, value string
+	want              bool
+}{
+	{`{"error":"ExpiredToken","message":"x"}`, "error", "ExpiredToken", true},
+	{`{"ok":false,"error":"token_expired"}`, "error", "token_expired", true},
+	{`{"ok":false,"error":"token_expired"}`, "ok", "false", true},
+	{`{"data":null,"errors":[{"message":"x"},{"extensions":{"code":"invalid-jwt"}}]}`, "errors.extensions.code", "invalid-jwt", true},
+	{`[{"data":{}},{"errors":[{"extensions":{"code":"invalid-jwt"}}]}]`, "errors.extensions.code", "invalid-jwt", true},
+	{`{"errors":["permission denied","invalid token"]}`, "errors", "invalid token", true},
+	{`{"code":99991677,"msg":"x"}`, "code", "99991677", true},
+	{`{"code":"99991677"}`, "code", "99991677", true},
+	{" \n{\"error\" : \"\\u0045xpiredToken\"}\r\n", "error", "ExpiredToken", true},
+	{`["invalid token"]`, "", "invalid token", true},
+	{`{"a":{"":{"b":1}}}`, "a..b", "1", true},
+	{`{"error":"}\"]{","code":1}`, "code", "1", true},
 
-		{`{"error":"ExpiredToken"}`, "error", "Expired", false},
-		{`{"error":"ExpiredToken"}`, "Error", "ExpiredToken", false},
-		{`{"error":{"error":"ExpiredToken"}}`, "error", "ExpiredToken", false},
-		{`{"error":"ExpiredToken"}`, "error.code", "ExpiredToken", false},
-		{`{"error":"ExpiredToken"}`, "", "ExpiredToken", false},
-		{`{"other":"ExpiredToken"}`, "error", "ExpiredToken", false},
-		{`{"code":9.9991677e7}`, "code", "99991677", false},
-		{`{"error":"ExpiredToken"`, "error", "ExpiredToken", false},
-		{`{"error":"ExpiredToken"]`, "error", "ExpiredToken", false},
-		{`{"error":"ExpiredToken"} {"more":1}`, "error", "ExpiredToken", false},
-		{`"ExpiredToken"`, "", "ExpiredToken", false},
-		{`data: {"error":"ExpiredToken"}`, "error", "ExpiredToken", false},
-		{``, "error", "ExpiredToken", false},
-		{strings.Repeat("[", 40) + `1` + strings.Repeat("]", 40), "", "1", false},
-	} {
+	{`{"error":"ExpiredToken"}`, "error", "Expired", false},
+	{`{"error":"ExpiredToken"}`, "Error", "ExpiredToken", false},
+	{`{"error":{"error":"ExpiredToken"}}`, "error", "ExpiredToken", false},
+	{`{"error":"ExpiredToken"}`, "error.code", "ExpiredToken", false},
+	{`{"error":"ExpiredToken"}`, "", "ExpiredToken", false},
+	{`{"other":"ExpiredToken"}`, "error", "ExpiredToken", false},
+	{`{"code":9.9991677e7}`, "code", "99991677", false},
+	{`{"error":"ExpiredToken"`, "error", "ExpiredToken", false},
+	{`{"error":"ExpiredToken"]`, "error", "ExpiredToken", false},
+	{`{"error":"ExpiredToken"} {"more":1}`, "error", "ExpiredToken", false},
+	{`"ExpiredToken"`, "", "ExpiredToken", false},
+	{`data: {"error":"ExpiredToken"}`, "error", "ExpiredToken", false},
+	{``, "error", "ExpiredToken", false},
+	{strings.Repeat("[", 40) + `1` + strings.Repeat("]", 40), "", "1", false},
+}
+
+func TestAValueIsFoundAtItsPath(t *testing.T) {
+	for _, c := range values {
 		resp := jsonAnswer(200, c.body)
 		if got := transport.HasJSON(resp, c.path, "else", c.value); got != c.want {
 			t.Errorf("%s: has %q at %q: got %t, want %t", c.body, c.value, c.path, got, c.want)
@@ -139,8 +142,11 @@ func BenchmarkHasJSON(b *testing.B) {
 			b.ReportAllocs()
 			resp := jsonAnswer(200, "")
 			resp.Header.Set("Content-Type", media)
+			body := newAgain(0)
+			body.text = `{"ok":false,"error":"token_expired"}`
 			for b.Loop() {
-				resp.Body = io.NopCloser(strings.NewReader(`{"ok":false,"error":"token_expired"}`))
+				body.Close()
+				resp.Body = body
 				transport.HasJSON(resp, "error", "token_expired")
 			}
 		})
