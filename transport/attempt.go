@@ -83,7 +83,7 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 // or proxy that refused early closes it a moment later, or never reads on: nginx,
 // HAProxy, Squid, lighttpd and others do. A response of HTTP/1.1 that has a body
 // keeps its connection out of the pool until it is closed, which ends it unless
-// the body was read. Other connections are back there, or with HTTP/2 as soon as
+// the body was read, as by [PeekJSON]. Other connections are back there, or with HTTP/2 as soon as
 // no other request is on them, and base can only be told to close all that are idle.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	if next.Small {
@@ -91,6 +91,9 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 		return
 	}
 	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
+	if b, ok := resp.Body.(*beginning); ok {
+		pooled = pooled || b.whole()
+	}
 	resp.ContentLength = math.MaxInt64 // Go 1.27 reads the rest of a shorter body in Close, and keeps the connection
 	closed := make(chan struct{})
 	go func() {

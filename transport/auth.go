@@ -60,8 +60,10 @@ type Auth struct {
 	// in Base.
 	AllowHTTP bool
 
-	// Refused reports whether a response refuses the token. It must not read
-	// the body. Nil means [Unauthorized].
+	// Refused reports whether a response refuses the token. It may read the body
+	// by [HasJSON] and [PeekJSON] only. A refusal with another status than 401
+	// counts like one, a 200 too: the request is sent again, so the server must
+	// not have acted on it. Nil means [Unauthorized].
 	Refused func(*http.Response) bool
 
 	// NewToken returns the token that a server has sent along with its answer
@@ -70,6 +72,22 @@ type Auth struct {
 	// Source without Replace, or a Replace that fails, leaves the answer as it
 	// is. Nil means that no server does this.
 	NewToken func(*http.Response) *tokensource.Token
+
+	// Anonymous reports whether a request may go without a token where Source
+	// returns an error that wraps [tokensource.ErrReauthenticate]. The answer
+	// reaches the caller, whatever it is: a challenge tells where to log in (RFC
+	// 9728). Nil means never: the request fails with the error.
+	//
+	// Had tells whether Source has ever given this Auth a token. Where it serves one
+	// user, return !had: then a request fails after a logout, or when the login has
+	// ended. It goes without a token if that was before the process started. Where
+	// it serves many, as with a [tokensource.Keyed], had is true for all of them once
+	// one has a token: decide by what the request's context says of its user.
+	//
+	// Such a request is sent once, its body is not recorded, and it passes by a
+	// [DPoP] to the Base of that. A server that answers it with less, in place of a
+	// challenge, gives no sign of it.
+	Anonymous func(req *http.Request, had bool) bool
 
 	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB;
 	// less means that bodies are not recorded. A larger body that is refused
@@ -96,6 +114,9 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		return answered(a.base(), req, req)
 	}
 	bearer, err := a.ask(req.Context(), nil)
+	if err != nil && a.anonymous(req, err) {
+		return answered(a.unproved(), req, req)
+	}
 	if err != nil {
 		return a.fail(req, err)
 	}
@@ -116,7 +137,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	if err != nil && replayable {
 		body.Close()
 		abandon(resp)
-		return nil, &Error{resp.StatusCode, err}
+		return nil, refusedError(resp, bearer.token.AccessToken, err)
 	}
 	if next == nil || !replayable { // a new token is for those who come next
 		if caused {
@@ -130,7 +151,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		return resp, nil
 	}
 	discard(a.base(), resp, second)
-	status := resp.StatusCode
+	first := resp
 	resp, refused, err := a.send(req, second, next)
 	switch {
 	case err != nil:
@@ -142,7 +163,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		a.guard.untried(next.token)
 	}
 	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
-		err = &Error{status, e.Err}
+		err = refusedError(first, bearer.token.AccessToken, e.Err)
 	}
 	return resp, err
 }
@@ -264,6 +285,19 @@ func (a *Auth) authorization(token *tokensource.Token) (string, error) {
 	bearer.TokenType = "Bearer"
 	value, err := bearer.Authorization()
 	return strings.Replace(value, "Bearer", "DPoP", 1), err
+}
+
+// anonymous reports whether the request may go without the token that did not come.
+func (a *Auth) anonymous(req *http.Request, err error) bool {
+	return a.Anonymous != nil && errors.Is(err, tokensource.ErrReauthenticate) && a.Anonymous(req, a.last.Load() != nil)
+}
+
+// unproved is the base for requests without a token: there is nothing to prove.
+func (a *Auth) unproved() http.RoundTripper {
+	if d, ok := a.base().(*DPoP); ok {
+		return d.base()
+	}
+	return a.base()
 }
 
 // fail refuses to send the request.

@@ -10,6 +10,6 @@
 //
 // The rest is for those who want to know why a response was refused:
 // [Challenges] reads what the server demands, [Unauthorized] and
-// [UnauthorizedOrForbidden] are the rules that Auth may go by, and [Error] tells
-// why no token came.
+// [UnauthorizedOrForbidden] are the rules that Auth may go by, [HasJSON] is for
+// rules about a body, and [Error] tells why no token came.
 package transport

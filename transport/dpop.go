@@ -1,14 +1,11 @@
 package transport
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -76,12 +73,12 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 		most = 2
 	}
 	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
-	var status int // and why, of the last refusal
+	var refused *http.Response // and why, the last time
 	var last string
 	known := d.nonces.of(req)
 	nonce := known
 	for sent := 1; ; sent++ {
-		resp, err := d.send(req, attempt, nonce, status)
+		resp, err := d.send(req, attempt, nonce, refused)
 		if err != nil {
 			return resp, err
 		}
@@ -95,22 +92,23 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		discard(d.base(), resp, attempt)
-		status, last = resp.StatusCode, why
+		refused, last = resp, why
 		if n := nonceOf(resp); n != "" { // its own, not one that others use at the same time
 			nonce = n
 		}
 	}
 }
 
-// send sends a copy of the request with a proof. The status is that of the
-// refusal, if it was sent before.
-func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, status int) (*http.Response, error) {
+// send sends a copy of the request with a proof. Refused is the answer that it got
+// before, if any.
+func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, refused *http.Response) (*http.Response, error) {
 	text, err := d.proof(req, nonce)
 	if err != nil {
 		if a.Body != nil {
 			a.Body.Close()
 		}
-		return nil, &Error{status, err}
+		token, _ := boundToken(req)
+		return nil, refusedError(refused, token, err)
 	}
 	proof.Sent(req.Context())
 	return answered(d.base(), req, withHeader(req, a.Body, a.Trailer, "Dpop", text))
@@ -252,35 +250,16 @@ func repeatable(req *http.Request) bool {
 	return has(req.Header, "Idempotency-Key", "X-Idempotency-Key")
 }
 
-// errorCode reads the error of a JSON body (RFC 6749 section 5.2) and puts the
-// body back.
+// errorCode returns the error of a JSON body (RFC 6749 section 5.2).
 func errorCode(resp *http.Response) string {
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.Body == nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
-		return ""
-	}
 	var refusal struct {
 		Error string `json:"error"`
 	}
-	start, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	rest := io.Reader(resp.Body)
-	if err != nil {
-		rest = failing{err}
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(start), rest), resp.Body}
-	if json.Unmarshal(start, &refusal) != nil {
+	if json.Unmarshal(PeekJSON(resp), &refusal) != nil {
 		return ""
 	}
 	return refusal.Error
 }
-
-// failing is a Reader that has failed.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // nonces are the newest nonce of each server.
 type nonces struct {

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,11 +10,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
@@ -136,4 +139,76 @@ func ExampleChallenges() {
 	// Output:
 	// Bearer insufficient_user_authentication phishing-resistant  false
 	// Bearer insufficient_claims  eyJhY2Nlc3NfdG9rZW4iOnt9fQ== false
+}
+
+// A server that answers 200 to an expired token, and tells in the body.
+func ExampleHasJSON() {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.Header.Get("Authorization") != "Bearer token-2" {
+			fmt.Fprint(w, `{"ok":false,"error":"token_expired"}`)
+			return
+		}
+		fmt.Fprint(w, `{"ok":true}`)
+	}))
+	defer api.Close()
+	var n atomic.Int32
+	source := &tokensource.Cache{Source: tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		return &tokensource.Token{AccessToken: fmt.Sprint("token-", n.Add(1))}, nil
+	})}
+
+	auth := &transport.Auth{
+		Source: source,
+		Refused: func(resp *http.Response) bool {
+			return transport.Unauthorized(resp) ||
+				resp.StatusCode == 200 && transport.HasJSON(resp, "error", "token_expired", "token_revoked")
+		},
+	}
+	client := &http.Client{Transport: auth}
+	resp, err := client.Get(api.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	fmt.Println(string(text), err)
+	// Output:
+	// {"ok":true} <nil>
+}
+
+// Before the first login, the server's challenge tells where to log in.
+func ExampleAuth_anonymous() {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", `Bearer resource_metadata="https://api.example/.well-known/oauth-protected-resource"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer api.Close()
+	cache := &tokensource.Cache{Source: tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		return nil, tokensource.ErrReauthenticate // the first token comes by Set
+	})}
+
+	auth := &transport.Auth{
+		Source:    cache,
+		Anonymous: func(_ *http.Request, had bool) bool { return !had },
+	}
+	client := &http.Client{Transport: auth}
+	resp, err := client.Get(api.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	for _, c := range transport.Challenges(resp) {
+		fmt.Println(resp.StatusCode, c.Params["resource_metadata"])
+	}
+	cache.Set(context.Background(), &tokensource.Token{AccessToken: "token"})
+	if resp, err = client.Get(api.URL); err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	// Output:
+	// 401 https://api.example/.well-known/oauth-protected-resource
+	// 200
 }

@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/tokentripper/tokentripper => ../..
 
 require (
+	github.com/gregjones/httpcache v0.0.0-20190611155906-901d90724c79
 	github.com/hashicorp/go-retryablehttp v0.7.8
 	github.com/tokentripper/tokentripper v0.0.0
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.72.0

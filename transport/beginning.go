@@ -1,0 +1,282 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A beginning is a response's body whose beginning was read before the caller
+// reads it, and that gives it back.
+//
+// One goroutine reads ahead. [newBeginning] waits for it, but not for ever: past
+// its bounds the Read in progress is the last one, and the caller's Read goes on
+// with what that returns. A Read cannot be ended otherwise than by closing the body.
+type beginning struct {
+	rest  io.ReadCloser
+	begun chan struct{} // closed when the first byte has come
+	done  chan struct{} // closed when nothing more is read ahead
+	value []byte        // the JSON, or nil; fixed once newBeginning has returned
+
+	mu     sync.Mutex // guards what follows
+	data   []byte     // what was read ahead
+	taken  int        // how much of it the caller has
+	err    error      // with which reading ahead ended
+	scan   jsonScan
+	stop   bool // read ahead no more
+	closed bool
+}
+
+// Bounds of what is read ahead, and of how long that may take.
+const (
+	maxBeginning   = 64 << 10
+	firstBeginning = 2 << 10 // nearly all refusals are shorter
+	beginWithin    = time.Second
+	endWithin      = 50 * time.Millisecond
+)
+
+// newBeginning reads the beginning of a response's body, until that is a JSON
+// object or list, can't be one, or has taken too long.
+func newBeginning(resp *http.Response) *beginning {
+	size := int64(firstBeginning)
+	if resp.ContentLength > 0 {
+		size = resp.ContentLength
+	}
+	b := &beginning{
+		rest:  resp.Body,
+		begun: make(chan struct{}),
+		done:  make(chan struct{}),
+		data:  make([]byte, 0, size),
+	}
+	ctx := context.Background()
+	if resp.Request != nil {
+		ctx = resp.Request.Context()
+	}
+	go b.readAhead()
+	b.wait(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stop = true
+	b.value = b.scan.value(b.data)
+	return b
+}
+
+// wait waits until enough was read, within bounds.
+func (b *beginning) wait(ctx context.Context) {
+	timer := time.NewTimer(beginWithin)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+		return
+	case <-timer.C:
+		return
+	case <-ctx.Done():
+		return
+	case <-b.begun:
+	}
+	timer.Reset(endWithin)
+	select {
+	case <-b.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (b *beginning) readAhead() {
+	defer close(b.done)
+	for b.readOnce() {
+	}
+}
+
+// readOnce reads once, and reports whether to go on.
+func (b *beginning) readOnce() bool {
+	n, err := b.read(b.room())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := len(b.data) == 0 && n > 0
+	b.data, b.err = b.data[:len(b.data)+n], err
+	decided := b.scan.readOn(b.data)
+	if first {
+		close(b.begun)
+	}
+	return !decided && err == nil && !b.stop && len(b.data) < maxBeginning
+}
+
+// room is where to read on. The caller may read what is before it meanwhile.
+func (b *beginning) room() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := len(b.data)
+	if n == cap(b.data) {
+		b.data = slices.Grow(b.data, n)
+	}
+	return b.data[n:min(cap(b.data), maxBeginning)]
+}
+
+var (
+	errPanicked = errors.New("transport: Read of the response body panicked")
+	errBadCount = errors.New("transport: Read of the response body returned an impossible count")
+)
+
+// read reads the body, whose Read may panic: here that would end the process.
+func (b *beginning) read(p []byte) (n int, err error) {
+	defer func() {
+		if recover() != nil {
+			n, err = 0, errPanicked
+		}
+	}()
+	n, err = b.rest.Read(p)
+	if n < 0 || n > len(p) {
+		return 0, errBadCount
+	}
+	return n, err
+}
+
+// Read returns what was read ahead, then reads on.
+func (b *beginning) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	held, err, ended := b.held()
+	if len(held) == 0 && err == nil && !ended {
+		<-b.done
+		held, err, _ = b.held()
+	}
+	if len(held) > 0 {
+		n := copy(p, held)
+		b.take(n)
+		return n, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return b.rest.Read(p)
+}
+
+// WriteTo writes what Read would return. The rest goes as it would without the
+// beginning: by its own WriteTo, or by the ReadFrom of w.
+func (b *beginning) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		held, err, ended := b.held()
+		switch {
+		case len(held) > 0:
+			n, err := w.Write(held)
+			n = min(max(n, 0), len(held))
+			written += int64(n)
+			b.take(n)
+			if err == nil && n < len(held) {
+				err = io.ErrShortWrite
+			}
+			if err != nil {
+				return written, err
+			}
+		case err == io.EOF:
+			return written, nil
+		case err != nil:
+			return written, err
+		case ended:
+			n, err := io.Copy(w, b.rest)
+			return written + n, err
+		default:
+			<-b.done
+		}
+	}
+}
+
+// held returns what was read ahead and the caller does not have yet. If that is
+// nothing, it returns the error at this place, and whether nothing more was read ahead.
+func (b *beginning) held() (p []byte, err error, ended bool) {
+	ended = b.ended()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch p = slices.Clip(b.data[b.taken:]); {
+	case b.closed:
+		return nil, http.ErrBodyReadAfterClose, ended
+	case len(p) > 0:
+		return p, nil, ended
+	case ended:
+		return nil, b.err, true
+	}
+	return nil, nil, false
+}
+
+func (b *beginning) take(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken += n
+}
+
+func (b *beginning) ended() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// whole reports whether the body was read to its end, so that its connection may be
+// back in the pool.
+func (b *beginning) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err == io.EOF
+}
+
+// Close closes the body. It does not wait for a Read that is still in progress:
+// net/http's would, if it decompresses and nothing has come (as of Go 1.26).
+func (b *beginning) Close() error {
+	ended := b.ended()
+	b.mu.Lock()
+	b.stop, b.closed = true, true
+	b.mu.Unlock()
+	if !ended {
+		go b.rest.Close()
+		return nil
+	}
+	return b.rest.Close()
+}
+
+// A jsonScan finds the end of a JSON object or list while it arrives.
+type jsonScan struct {
+	at, begin, depth         int
+	quoted, escaped, decided bool
+}
+
+// readOn goes on with what has come, and reports whether it is decided: the end was
+// found, or this is neither an object nor a list.
+func (s *jsonScan) readOn(data []byte) bool {
+	for ; s.at < len(data) && !s.decided; s.at++ {
+		switch c := data[s.at]; {
+		case s.escaped:
+			s.escaped = false
+		case s.quoted:
+			s.escaped, s.quoted = c == '\\', c != '"'
+		case c == '{' || c == '[':
+			s.depth++
+		case s.depth == 0:
+			s.begin++
+			s.decided = bytes.IndexByte([]byte(" \t\r\n"), c) < 0
+		case c == '}' || c == ']':
+			s.depth--
+			s.decided = s.depth == 0
+		case c == '"':
+			s.quoted = true
+		}
+	}
+	return s.decided
+}
+
+// value returns the object or list, if all that has come consists of it.
+func (s *jsonScan) value(data []byte) []byte {
+	if !s.decided || len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
+		return nil
+	}
+	return slices.Clip(data[s.begin:s.at])
+}

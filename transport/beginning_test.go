@@ -1,0 +1,393 @@
+package transport_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+// expired is a rule that looks into every body that it may look into.
+func expired(resp *http.Response) bool {
+	return transport.Unauthorized(resp) || transport.HasJSON(resp, "error", "token_expired")
+}
+
+// lenient is an Auth that looks into bodies, and whose token is good.
+func lenient(base http.RoundTripper) *transport.Auth {
+	return &transport.Auth{Source: tokensource.Static(bodyOldToken), Base: base, Refused: expired}
+}
+
+// served returns what a handler's answer is to a client that asks through an Auth.
+func served(t *testing.T, protocol string, handler http.HandlerFunc, read func(*http.Response)) {
+	t.Helper()
+	url, base := serveOver(t, protocol, handler)
+	resp, err := lenient(base).RoundTrip(postBody(t, url, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	read(resp)
+}
+
+// asJSON begins an answer of JSON.
+func asJSON(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	io.WriteString(w, text)
+	http.NewResponseController(w).Flush()
+}
+
+func TestAnAnswerThatIsNotRefusedComesWhole(t *testing.T) {
+	long := `{"items":["` + strings.Repeat("x", 300*kib) + `"]}`
+	for _, protocol := range protocols {
+		for name, body := range map[string]string{"short": `{"ok":true}`, "long": long, "no JSON": "{ok}", "empty": ""} {
+			for _, length := range []bool{true, false} {
+				served(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+					if w.Header().Set("Content-Type", "application/json"); length {
+						w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+					}
+					io.WriteString(w, body)
+					w.Header().Set(http.TrailerPrefix+"X-Sum", "sum")
+					http.NewResponseController(w).Flush()
+				}, func(resp *http.Response) {
+					got, err := io.ReadAll(resp.Body)
+					if string(got) != body || err != nil || length && resp.ContentLength != int64(len(body)) {
+						t.Errorf("%s, %s: got %d bytes of %d, %v, want %d", protocol, name, len(got), resp.ContentLength, err, len(body))
+					}
+					if sum := resp.Trailer.Get("X-Sum"); sum != "sum" && !(length && protocol == "HTTP/1.1") {
+						t.Errorf("%s, %s: got the trailer %q, want it", protocol, name, sum)
+					}
+				})
+			}
+		}
+	}
+}
+
+// net/http decompresses, and the rule sees what the caller will.
+func TestARuleSeesWhatNetHTTPDecompresses(t *testing.T) {
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	io.WriteString(z, `{"ok":false,"error":"token_expired"}`)
+	z.Close()
+	for _, protocol := range protocols {
+		url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if r.Header.Get("Authorization") == "Bearer old" {
+				w.Header().Set("Content-Encoding", "gzip")
+				w.Write(zipped.Bytes())
+			}
+		})
+		resp, err := (&transport.Auth{Source: oldThenNew, Base: base, Refused: expired}).RoundTrip(postBody(t, url, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if resp.Body.Close(); len(got) > 0 || err != nil {
+			t.Errorf("%s: got %q and %v, want the second answer", protocol, got, err)
+		}
+	}
+}
+
+// What has no body, or one that is not to be read, says application/json all the same.
+func TestAnswersThatHaveNoJSONPassARuleUntouched(t *testing.T) {
+	for _, protocol := range protocols {
+		url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			switch status, _ := strconv.Atoi(r.URL.Path[1:]); {
+			case r.Method == http.MethodHead:
+				w.Header().Set("Content-Length", "36")
+			case status == 200:
+				w.Header().Set("Content-Encoding", "gzip")
+				io.WriteString(w, "as it is")
+			default:
+				w.WriteHeader(status)
+			}
+		})
+		for _, c := range []struct{ method, status, want string }{{"HEAD", "200", ""}, {"GET", "204", ""}, {"GET", "304", ""}, {"GET", "200", "as it is"}} {
+			req := postBody(t, url+"/"+c.status, nil)
+			req.Method = c.method
+			req.Header.Set("Accept-Encoding", "gzip") // so net/http leaves it compressed
+			status, _ := strconv.Atoi(c.status)
+			if got := getsStatus(t, lenient(base), req, status); got != c.want {
+				t.Errorf("%s, %s %s: got %q, want %q", protocol, c.method, c.status, got, c.want)
+			}
+		}
+	}
+}
+
+func TestAnUpgradePassesARule(t *testing.T) {
+	url, base := serveOver(t, "HTTP/1.1", func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Type: application/json\r\n\r\n")
+		rw.Flush()
+		io.CopyN(c, rw, 4)
+	})
+	req := postBody(t, url, nil)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "echo")
+	resp, err := lenient(base).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	w, ok := resp.Body.(io.ReadWriter)
+	if !ok || resp.StatusCode != 101 {
+		t.Fatalf("got status %d and a %T, want 101 and a connection", resp.StatusCode, resp.Body)
+	}
+	io.WriteString(w, "ping")
+	if got, err := io.ReadAll(w); string(got) != "ping" || err != nil {
+		t.Errorf("got %q and %v, want the echo", got, err)
+	}
+}
+
+// What the server sends of an answer, in time, while the caller reads it.
+func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
+	for name, c := range map[string]struct {
+		gap  time.Duration // before the first byte, and between two
+		want time.Duration // until RoundTrip returns
+	}{
+		"it drips":         {20 * time.Millisecond, 70 * time.Millisecond},
+		"it begins late":   {400 * time.Millisecond, 450 * time.Millisecond},
+		"it never begins":  {time.Hour, time.Second},
+		"it comes at once": {0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			sent := `{"items":[` + strings.Repeat(`1,`, 10)
+			go func() {
+				for i := range len(sent) {
+					time.Sleep(c.gap)
+					io.WriteString(w, sent[i:i+1])
+				}
+				w.CloseWithError(io.ErrUnexpectedEOF)
+			}()
+			began := time.Now()
+			resp := answerOf(t, r)
+			if took := time.Since(began); took != c.want {
+				t.Errorf("%s: got the answer after %v, want %v", name, took, c.want)
+			}
+			got, err := io.ReadAll(resp.Body)
+			if string(got) != sent || err != io.ErrUnexpectedEOF {
+				t.Errorf("%s: got %q and %v, want all and the error", name, got, err)
+			}
+		})
+	}
+}
+
+// answerOf is the answer with a body of JSON, through an Auth.
+func answerOf(t *testing.T, body io.ReadCloser) *http.Response {
+	t.Helper()
+	resp, err := lenient(roundTrip(func(*http.Request) (*http.Response, error) {
+		resp := jsonAnswer(200, "")
+		resp.Body = body
+		return resp, nil
+	})).RoundTrip(postBody(t, "https://api.example", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func TestTheFirstByteOfAStreamReachesTheCallerBeforeTheSecondIsSent(t *testing.T) {
+	for _, protocol := range protocols {
+		for _, media := range []string{"application/json", "text/event-stream", "application/x-ndjson"} {
+			goOn := make(chan struct{})
+			served(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", media)
+				io.WriteString(w, "[")
+				http.NewResponseController(w).Flush()
+				<-goOn
+				io.WriteString(w, "1]")
+			}, func(resp *http.Response) {
+				first := make([]byte, 5)
+				n, err := resp.Body.Read(first)
+				close(goOn)
+				rest, err2 := io.ReadAll(resp.Body)
+				if got := string(first[:n]) + string(rest); got != "[1]" || err != nil || err2 != nil {
+					t.Errorf("%s, %s: got %q, %v and %v", protocol, media, got, err, err2)
+				}
+			})
+		}
+	}
+}
+
+// A stream of a gibibyte takes no more memory than its beginning.
+func TestAGibibyteOfJSONIsReadAheadForItsBeginningOnly(t *testing.T) {
+	body := &counted{left: 1 << 30}
+	resp := answerOf(t, body)
+	if body.read > 64*kib {
+		t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
+		t.Errorf("the caller got %d bytes and %v, want all", n, err)
+	}
+}
+
+// counted yields an endless list.
+type counted struct{ left, read int64 }
+
+func (c *counted) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(int64(len(p)), c.left)], brackets)
+	c.left, c.read = c.left-int64(n), c.read+int64(n)
+	return n, nil
+}
+
+var brackets = strings.Repeat("[", 64*kib)
+
+func (c *counted) Close() error { return nil }
+
+// fast is a body with a WriterTo, and a writer with a ReaderFrom.
+type fast struct {
+	io.Reader
+	used *string
+}
+
+func (f fast) Close() error { return nil }
+func (f fast) WriteTo(w io.Writer) (int64, error) {
+	*f.used += "WriteTo "
+	return io.Copy(struct{ io.Writer }{w}, f.Reader)
+}
+
+type fastWriter struct {
+	bytes.Buffer
+	used *string
+}
+
+func (f *fastWriter) ReadFrom(r io.Reader) (int64, error) {
+	*f.used += "ReadFrom "
+	return f.Buffer.ReadFrom(r)
+}
+
+func TestCopyGoesTheFastWayThatItWentWithoutARule(t *testing.T) {
+	text := `{"items":"` + strings.Repeat("x", 100*kib) + `"}`
+	for _, want := range []string{"WriteTo ", "ReadFrom "} {
+		used := ""
+		var body io.ReadCloser = fast{strings.NewReader(text), &used}
+		if want == "ReadFrom " {
+			body = io.NopCloser(struct{ io.Reader }{strings.NewReader(text)})
+		}
+		resp := answerOf(t, body)
+		w := &fastWriter{used: &used}
+		n, err := io.Copy(w, resp.Body)
+		if used != want || w.String() != text || n != int64(len(text)) || err != nil {
+			t.Errorf("got %d bytes by %q and %v, want %d by %q", n, used, err, len(text), want)
+		}
+	}
+}
+
+func TestAWriterThatFailsHasTakenWhatItSays(t *testing.T) {
+	resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
+	failed := errors.New("full")
+	n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return 3, failed }), resp.Body)
+	rest, _ := io.ReadAll(resp.Body)
+	if n != 3 || err != failed || string(rest) != `k":true}` {
+		t.Errorf("got %d, %v and then %q, want 3, the error and the rest", n, err, rest)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// panics is a body whose Read panics, after a few bytes.
+type panics struct{ text io.Reader }
+
+func (p panics) Read(b []byte) (int, error) {
+	n, err := p.text.Read(b[:min(len(b), 1)])
+	if err != nil {
+		panic("no more")
+	}
+	return n, nil
+}
+
+func (panics) Close() error { return nil }
+
+func TestAReadErrorInTheBeginningComesAtItsPlace(t *testing.T) {
+	for name, body := range map[string]io.ReadCloser{
+		"an error":         io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), errReader{})),
+		"a panic":          panics{strings.NewReader(`{"error":`)},
+		"a count too high": io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), tooMany{})),
+	} {
+		resp := answerOf(t, body)
+		for range 2 { // it stays
+			got, err := io.ReadAll(resp.Body)
+			if err == nil || len(got) > 0 && string(got) != `{"error":` {
+				t.Errorf("%s: got %q and %v, want the beginning and an error", name, got, err)
+			}
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+			t.Errorf("%s: Copy got no error", name)
+		}
+	}
+}
+
+type errReader struct{}
+
+func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+type tooMany struct{}
+
+func (tooMany) Read(p []byte) (int, error) { return len(p) + 1, nil }
+
+func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
+	for _, protocol := range protocols {
+		for _, encoding := range []string{"", "gzip"} {
+			ended := make(chan struct{})
+			url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Encoding", encoding)
+				asJSON(w, "")
+				<-r.Context().Done()
+				close(ended)
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			resp, err := lenient(base).RoundTrip(postBody(t, url, nil).WithContext(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := resp.Body.Close(); err != nil {
+				t.Errorf("%s %s: got %v, want it closed", protocol, encoding, err)
+			}
+			if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
+				t.Errorf("%s %s: a closed body can be read", protocol, encoding)
+			}
+			if encoding == "gzip" { // net/http waits for its first byte, or for the context
+				cancel()
+			}
+			<-ended
+			cancel()
+		}
+	}
+}
+
+func TestTheContextEndsTheWaitForABeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		r, w := io.Pipe()
+		defer w.Close()
+		resp := jsonAnswer(200, "")
+		resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
+		began := time.Now()
+		if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
+			t.Errorf("got JSON, or waited %v, want none after 10 ms", time.Since(began))
+		}
+	})
+}
