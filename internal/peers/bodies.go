@@ -79,10 +79,15 @@ func measureBody(ctx context.Context, size sizes, p peer, n int64) (sample, erro
 }
 
 // pairs is how often the base and a peer are measured in turn.
-const pairs = 5
+const pairs = 15
 
 // compare uploads in turn by both, so many bodies each time.
 func compare(values map[string]float64, own, of *uploader, uploads int) error {
+	for _, u := range []*uploader{own, of} { // warms up
+		if err := u.batch(uploads); err != nil {
+			return err
+		}
+	}
 	var ratios []float64
 	var more float64
 	for i := range pairs {
@@ -150,7 +155,6 @@ func (u *uploader) accepted(s *stream) (arrival, error) {
 }
 
 func (u *uploader) batch(uploads int) error {
-	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	began := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -52,6 +53,10 @@ type results map[string]map[string][]sample
 func measureAll(ctx context.Context, scenarios []scenario, peers []peer, size sizes, progress io.Writer) (results, error) {
 	all := make(results)
 	for _, s := range scenarios {
+		var heap []byte
+		if s.body == 0 {
+			heap = ballast()
+		}
 		all[s.name] = make(map[string][]sample)
 		for round := range size.rounds {
 			fmt.Fprintf(progress, "%s: round %d of %d\n", s.name, round+1, size.rounds)
@@ -65,6 +70,7 @@ func measureAll(ctx context.Context, scenarios []scenario, peers []peer, size si
 				all[s.name][p.name] = append(all[s.name][p.name], samples[i])
 			}
 		}
+		runtime.KeepAlive(heap)
 	}
 	return all, nil
 }

@@ -195,6 +195,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 		b.keep(p, true)
 	case b.wanted():
 		b.dropped = !b.keep(p, false)
+		b.fit(a.lent, n)
 	}
 	a.read += int64(n)
 	a.end(err)

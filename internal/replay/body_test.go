@@ -326,7 +326,7 @@ func TestRecordingsShareTheBudgetToItsLastByte(t *testing.T) {
 	for _, c := range []struct {
 		size int
 		hold bool
-	}{{200_000, true}, {100_000, false}, {41_952, true}, {1, false}} { // the first takes 252 KiB of chunks
+	}{{200_000, true}, {100_000, false}, {37_856, true}, {1, false}} { // the first takes 256 KiB of chunks
 		req, _ := text(whole[:c.size])
 		b := replay.New(req, limits, &budget)
 		io.ReadAll(b.First(req))

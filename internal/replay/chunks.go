@@ -3,11 +3,31 @@ package replay
 import "sync"
 
 // Chunks are the recorded bytes, in pieces that come from pools and go back there.
+//
+// A pool's chunk is memory of another request, so it goes back only when nobody
+// can touch it. Read copies under the recording's lock, from and into the buffer
+// of who calls it: no base ever holds a chunk through Read, however late it
+// reads. WriteTo alone uses chunks outside of the lock, and lends each to itself
+// for that time. A chunk goes back at the later of two moments: when the list has
+// let go of it, and when the last lending has ended.
+//
+//   - release lets go of the chunks that the only attempt that may still read is
+//     past, or of all if there is none: [recording.trim] says when. An attempt that was
+//     cut off, closed or given up finds its state changed when it takes the lock,
+//     before it looks at any chunk.
+//   - shrink replaces a chunk that only the Read has seen that has just filled it. Its
+//     WriteTo still has it lent.
+//   - lend and returnChunks end a lending when the writer, or the caller's Read,
+//     has returned: by the contracts of [io.Writer] and [io.Reader] neither keeps what it
+//     was given. If one of them panics the lending never ends, and the collector
+//     has the chunk. So it has what a base forgets without Close.
+//   - WriteTo's own buffer, the spare, goes back when WriteTo returns.
 type chunks struct {
 	list  []*chunk
-	gone  int   // chunks at the beginning that were let go of, and are nil
-	size  int64 // bytes recorded since the beginning
-	taken int64 // bytes of memory, as counted in the budget
+	few   [6]*chunk // the list of most bodies, which then costs no allocation
+	gone  int       // chunks at the beginning that were let go of, and are nil
+	size  int64     // bytes recorded since the beginning
+	taken int64     // bytes of memory, as counted in the budget
 }
 
 // A chunk is a piece of memory. Its bytes are used under the recording's lock, or
@@ -24,6 +44,7 @@ type chunk struct {
 const (
 	smallestChunk = 4 << 10
 	largestChunk  = 256 << 10
+	roomySize     = 64 << 10 // what the first Read of a body of unknown length may fill
 	spareSize     = 32 << 10
 )
 
@@ -85,13 +106,13 @@ func (s *chunks) last() *chunk {
 	return s.list[len(s.list)-1]
 }
 
-// grown is the size of the next chunk: twice that of the one before, but no more
-// than what is left of the body, if that is known.
-func (s *chunks) grown(left int64) int64 {
+// grown is the size of the next chunk: for what is left of the body, if that is
+// known; else for n bytes, or for as many as there are already.
+func (s *chunks) grown(left, n int64) int64 {
 	if left > 0 {
 		return sized(left)
 	}
-	return smallestChunk << min(len(s.list), len(pools)-1)
+	return sized(max(n, s.size))
 }
 
 // sized is the size of the smallest chunk for n bytes, or of the largest there is.
@@ -107,11 +128,38 @@ func sized(n int64) int64 {
 func (s *chunks) add(n int64, counted bool) *chunk {
 	c := newChunk(n)
 	c.counted = counted
+	if s.list == nil {
+		s.list = s.few[:0]
+	}
 	s.list = append(s.list, c)
 	if counted {
 		s.taken += n
 	}
 	return c
+}
+
+// shrink makes the last chunk, which a Read has just been the first to fill, as
+// small as a body of that size needs, or none of it if it is empty. It returns
+// how much less of the budget the chunk has.
+func (s *chunks) shrink() (bytes int64) {
+	c := s.last()
+	before := s.size - int64(len(c.data))
+	fit := sized(max(int64(len(c.data)), before))
+	switch bytes = int64(cap(c.data)); {
+	case len(c.data) == 0:
+		s.list = s.list[:len(s.list)-1]
+	case bytes > fit:
+		small := newChunk(fit)
+		small.data = append(small.data, c.data...)
+		small.counted = true
+		s.list[len(s.list)-1] = small
+		bytes -= fit
+	default:
+		return 0
+	}
+	c.drop()
+	s.taken -= bytes
+	return bytes
 }
 
 // release lets go of the first n chunks, and returns how much of the budget they

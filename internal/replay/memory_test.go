@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,6 +112,79 @@ func TestTheEndOfABodyOfKnownLengthTakesNothingFromTheBudget(t *testing.T) {
 		want(t, fmt.Sprint(size, " bytes: budget"), budget.Used(), int64(max(size, 4<<10)))
 		b.Done()
 	}
+}
+
+// A body of unknown length takes what came of it, at most twice as much.
+func TestARecordingTakesWhatCame(t *testing.T) {
+	for _, c := range []struct{ size, piece, taken int }{
+		{1, 1 << 20, 4 << 10},
+		{1 << 10, 1 << 20, 4 << 10},
+		{4 << 10, 1 << 20, 4 << 10},
+		{20 << 10, 1 << 20, 32 << 10},
+		{64 << 10, 1 << 20, 64 << 10},
+		{64 << 10, 700, 64 << 10},
+		{100 << 10, 1 << 20, 128 << 10},
+		{1 << 20, 1 << 20, 1 << 20},
+		{1 << 20, 32 << 10, 1 << 20},
+	} {
+		for how, read := range readers {
+			var budget replay.Budget
+			req := request(pieces(c.size, c.piece))
+			b := replay.New(req, roomy, &budget)
+			read(b.First(req))
+			want(t, fmt.Sprintf("%s of %d bytes by %d: budget", how, c.size, c.piece), budget.Used(), int64(c.taken))
+			b.Done()
+		}
+	}
+}
+
+// A waiting body gives one byte, and its end when it is told to.
+type waiting struct {
+	begin, end chan struct{}
+	given      bool
+}
+
+func (w *waiting) Read(p []byte) (int, error) {
+	if w.given {
+		<-w.end
+		return 0, io.EOF
+	}
+	<-w.begin
+	w.given = true
+	return copy(p, "x"), nil
+}
+
+func (w *waiting) Close() error { return nil }
+
+func TestThousandsOfSmallBodiesFitAtOnce(t *testing.T) {
+	const uploads = 8000
+	limits := replay.Limits{Body: 4 << 20, Total: 64 << 20} // Auth's own
+	synctest.Test(t, func(t *testing.T) {
+		var budget replay.Budget
+		begin, end := make(chan struct{}), make(chan struct{})
+		var fits [uploads]bool
+		var all sync.WaitGroup
+		for i := range fits {
+			all.Go(func() {
+				req := request(&waiting{begin: begin, end: end})
+				b := replay.New(req, limits, &budget)
+				io.Copy(io.Discard, b.First(req))
+				fits[i] = b.Hold(req)
+				b.Done()
+			})
+		}
+		synctest.Wait() // all wait for their first byte
+		close(begin)
+		synctest.Wait() // all for their end
+		close(end)
+		all.Wait()
+		for i, fit := range fits {
+			if !fit {
+				t.Fatalf("upload %d of %d can't be sent again", i, uploads)
+			}
+		}
+		want(t, "budget", budget.Used(), int64(0))
+	})
 }
 
 // A body's bytes never appear in another request: with the race detector, chunks

@@ -61,7 +61,7 @@ func (b *recording) wanted() bool { return !b.dropped && b.owners > 0 }
 // all that is ever kept beside the budget, one for each attempt.
 func (b *recording) keep(p []byte, must bool) bool {
 	for len(p) > 0 {
-		c := b.tail()
+		c := b.tail(int64(len(p)))
 		if c == nil && must {
 			c = b.add(sized(int64(len(p))), false)
 		}
@@ -78,13 +78,22 @@ func (b *recording) keep(p []byte, must bool) bool {
 
 // place is the chunk to read the caller's body into, or nil. For the end of a body
 // whose length is known there is no new one.
+//
+// Nobody knows how much of a body of unknown length will come: a new chunk is
+// roomy, unless half of the memory for all recordings is taken, and shrinks to
+// what has come. So a body of 64 KiB is one write, while one of 1 KiB takes 4 KiB
+// of that memory, and 4 KiB if thousands wait for their first byte.
 func (b *recording) place() *chunk {
 	if !b.wanted() {
 		return nil
 	}
 	c := b.last()
 	if b.length <= 0 || b.size < b.length {
-		c = b.tail()
+		room := int64(roomySize)
+		if b.budget.Used() > b.limits.Total/2 {
+			room = smallestChunk
+		}
+		c = b.tail(room)
 	}
 	if c == nil || len(c.free()) < bytes.MinRead {
 		return nil
@@ -92,13 +101,13 @@ func (b *recording) place() *chunk {
 	return c
 }
 
-// tail is the chunk where the recording goes on: the last, or a new one. Nil
-// means that the bounds allow no other.
-func (b *recording) tail() *chunk {
+// tail is the chunk where the recording goes on: the last, or a new one for n
+// bytes. Nil means that the bounds allow no other.
+func (b *recording) tail(n int64) *chunk {
 	if c := b.last(); c != nil && len(c.free()) > 0 {
 		return c
 	}
-	n := min(b.grown(b.length-b.size), b.limits.Body-b.taken)
+	n = min(b.grown(b.length-b.size, n), b.limits.Body-b.taken)
 	if n <= 0 || b.done {
 		return nil
 	}
@@ -108,10 +117,19 @@ func (b *recording) tail() *chunk {
 	return b.add(n, true)
 }
 
+// fit shrinks the last chunk, if c is that and a Read of n bytes was the first to
+// fill it. b.mu is held.
+func (b *recording) fit(c *chunk, n int) {
+	if c != nil && c == b.last() && c.counted && len(c.data) == n && b.length <= 0 {
+		b.budget.give(b.shrink())
+	}
+}
+
 // trim lets go of what no attempt will read: of a recording that can't be sent
-// again, what the last attempt has read. The rest counts in the budget, and for
-// longer than RoundTrip takes if the base still reads an attempt that was
-// answered early. b.mu is held.
+// again, what the last attempt has read, or all if that is closed or there is none.
+// Nothing makes such a recording whole again, and no attempt but the live one
+// looks at a chunk. The rest counts in the budget, and for longer than RoundTrip
+// takes if the base still reads an attempt that was answered early. b.mu is held.
 func (b *recording) trim() {
 	if b.wanted() || b.gone == len(b.list) {
 		return
