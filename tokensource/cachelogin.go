@@ -16,7 +16,8 @@ import (
 // that it may save it. A Source is told of Set, Replace and Forget one after the
 // other, in the order in which they took effect here, and asked for no token
 // meanwhile. A later Set or Forget ends the context of one that is not done, which
-// then returns nil.
+// then returns what the later one does: nil means that the Source has taken this login or
+// a later login or logout.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
 	if err := checkLogin(token); err != nil {
 		return err
@@ -30,7 +31,7 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 	if s, ok := c.Source.(setter); ok {
 		say = func(ctx context.Context) error { return s.Set(ctx, token) }
 	}
-	err := t.tell(ctx, say)
+	err := t.tellLogin(ctx, say)
 	if err != nil {
 		c.unlessOvertaken(t, func(now time.Time) { c.lease.early = now.Add(unsavedPause) })
 	}
@@ -49,7 +50,7 @@ func (c *Cache) Forget(ctx context.Context) error {
 	if ok {
 		say = s.Forget
 	}
-	err := t.tell(ctx, say)
+	err := t.tellLogin(ctx, say)
 	if !ok {
 		return err
 	}
@@ -143,9 +144,10 @@ func (c *Cache) reset(l lease, r *row, now time.Time) {
 type telling struct {
 	before <-chan struct{} // closed when the one before is over; nil: there was none
 	over   chan struct{}
+	err    error // once it is over: what became of it
 
 	login context.Context // ends with the next Set or Forget, which calls
-	end   context.CancelFunc
+	end   context.CancelCauseFunc
 }
 
 // next notes that something has taken effect that the Source is to be told;
@@ -155,33 +157,54 @@ func (c *Cache) next(login bool) *telling {
 	if last := c.telling; last != nil {
 		t.before, t.login, t.end = last.over, last.login, last.end
 		if login {
-			last.end()
+			last.end(overtaking{t})
 		}
 	}
 	if login || t.login == nil {
-		t.login, t.end = context.WithCancel(context.Background())
+		t.login, t.end = context.WithCancelCause(context.Background())
 	}
 	c.telling = t
 	return t
 }
 
-// tell calls say, if not nil, when it is its turn. It returns nil if a later login
-// or logout has ended that.
+// An overtaking is why a login's context ends: by a later login or logout.
+type overtaking struct{ by *telling }
+
+func (overtaking) Error() string { return "tokensource: a later login or logout has taken effect" }
+
+// tell calls say, if not nil, when it is its turn.
 func (t *telling) tell(ctx context.Context, say func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.login, cancel)()
-	err := t.inTurn(ctx, func() error {
+	return t.inTurn(ctx, func() error {
 		defer close(t.over)
-		if say == nil {
-			return nil
+		if say != nil {
+			t.err = say(ctx)
 		}
-		return say(ctx)
+		return t.err
 	})
-	if t.login.Err() != nil {
-		return nil
+}
+
+// tellLogin is tell for a login or logout. If it fails and there is a later one, it
+// returns what becomes of that: until the Source has one of the two, other processes
+// may go on with what was before.
+func (t *telling) tellLogin(ctx context.Context, say func(context.Context) error) error {
+	err := t.tell(ctx, say)
+	for err != nil {
+		later, overtaken := errors.AsType[overtaking](context.Cause(t.login))
+		if !overtaken {
+			return err
+		}
+		t = later.by
+		select {
+		case <-t.over:
+			err = t.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return err
+	return nil
 }
 
 // inTurn calls say after the telling before. If ctx ends first, say is called all

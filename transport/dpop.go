@@ -45,7 +45,7 @@ import (
 type DPoP struct {
 	// Key signs the proofs: ECDSA on P-256, or Ed25519. Only Public and Sign are
 	// called, so it may live in a KMS or an HSM.
-	Key crypto.Signer
+	Key crypto.Signer `json:"-" xml:"-"`
 
 	// Base sends the requests. Nil means http.DefaultTransport.
 	Base http.RoundTripper
@@ -338,6 +338,11 @@ func (d *DPoP) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "DPoP over %T", d
 
 // MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
 func (d *DPoP) MarshalText() ([]byte, error) { return fmt.Append(nil, d), nil }
+
+// MarshalBinary returns an error, so that gob and its like write no key.
+func (d *DPoP) MarshalBinary() ([]byte, error) {
+	return nil, errors.New("transport: a key is not marshalled in binary form")
+}
 
 func (d *DPoP) base() http.RoundTripper {
 	if d.Base != nil {

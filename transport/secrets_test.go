@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
+	"encoding/gob"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -194,5 +196,24 @@ func TestWhatIsPrintedTellsWhatItIs(t *testing.T) {
 	text, err := dpop.MarshalText()
 	if want := "DPoP over transport_test.hushBase"; fmt.Sprint(dpop) != want || string(text) != want || err != nil {
 		t.Errorf("got %v, as text %s and %v, want %s", dpop, text, err, want)
+	}
+}
+
+func TestNoEncodingWritesTheKey(t *testing.T) {
+	key := ed25519.NewKeyFromSeed([]byte((hush + hush + hush + hush)[:ed25519.SeedSize]))
+	gob.Register(key)
+	dpop := &transport.DPoP{Key: key}
+	for _, v := range []any{dpop, struct{ D *transport.DPoP }{dpop}, &struct{ D transport.DPoP }{transport.DPoP{Key: key}}, struct{ D transport.DPoP }{transport.DPoP{Key: key}}} {
+		var b bytes.Buffer
+		if err := gob.NewEncoder(&b).Encode(v); err == nil || shows(b.String()) {
+			t.Errorf("%T by gob: got %v and %.200q, want an error and no key", v, err, b.String())
+		}
+		j, _ := json.Marshal(v)
+		x, _ := xml.Marshal(v)
+		for _, text := range []string{string(j), string(x)} {
+			if shows(text) || bytes.Contains([]byte(text), []byte("aHVzaC1odXNo")) {
+				t.Errorf("%T: the key shows: %.200s", v, text)
+			}
+		}
 	}
 }

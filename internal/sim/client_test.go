@@ -247,7 +247,7 @@ func (c *call) refusable() bool {
 	if w.dpop && w.has(newNonces) {
 		return true
 	}
-	if w.plan.processes > 1 && time.Since(c.process.confirmed) < 300*time.Millisecond {
+	if w.plan.processes > 1 && time.Now().Before(c.process.settled) {
 		return true // a token that a Stored has just confirmed is not asked about again
 	}
 	for token := range c.sendsWith {

@@ -68,7 +68,7 @@ var defects = []defect{
 	{"failures are not spaced", "tokensource/cachepacing.go", []string{
 		`r.until = now.Add(pause)`, `r.until = now.Add(pause / 1000)`}},
 	{"Retry-After is not heeded", "tokensource/cachepacing.go", []string{
-		`e == nil || e.RetryAfter <= 0`, `e == nil || e.RetryAfter >= 0`}},
+		`max(0, e.RetryAfter)`, `0*e.RetryAfter`}},
 	{"the guard is in the Cache", "tokensource/cachepacing.go", []string{
 		`	if fresh && c.lease.good(now) {`, `	if fresh && c.lease.good(now) && refused {
 		c.rest(nil, 2*time.Second, 2*time.Second, began, now)
@@ -99,11 +99,24 @@ var defects = []defect{
 	{"the guard is asked without a token", "transport/auth.go", []string{
 		`guarded := !peeks || s.Peek(ctx, nil) != nil`, `guarded := true`}},
 	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
-		`if token.RefreshToken == "" {`, `if false {`}},
+		`err == nil && token.RefreshToken == ""`, `false`}},
 	{"invalid_grant is a failure like others", "tokensource/refreshtoken.go", []string{
-		`refusal.Code == "invalid_grant" && `, `refusal.Code == "" && `}},
+		`case refusal.Code != "invalid_grant":`, `case refusal.Code != "":`}},
 	{"the store has no generations", "internal/lineage/lineage.go", []string{
 		`newest := k.Generation > stored.Generation`, `newest := false`}},
+	{"a login that is left over wins by its clock", "internal/lineage/lineage.go", []string{
+		`const Tolerance = 10_000`, `const Tolerance = 0`}},
+	{"an awaited login yields to a clock that is ahead", "internal/lineage/lineage.go", []string{
+		`case k.Awaited, stored.Login`, `case stored.Login`}},
+	{"a lost lock is a login saved", "tokensource/storedlock.go", []string{
+		`	if refused {
+		s.note(k, lineage.Refused)
+	}
+`, `	if refused {
+		k.Outcome = lineage.Saved
+		return k, nil
+	}
+`}},
 	{"the lock is free before the save", "tokensource/storedlock.go", []string{
 		`_, failed := s.save(t, next)`, `var failed error`}},
 	{"a save is tried once", "tokensource/storedlock.go", []string{

@@ -7,7 +7,8 @@
 // are revoked, several APIs and several Auths on one Cache, origins and paths that
 // refuse every token, rotation with reuse detection, outages, lost, slow and half
 // replies, jumps of the server's clock, nonces for a while or for one request,
-// several processes over one store that fails. The library is the real one, with
+// several processes, up to 64, over one store that fails, with clocks up to 5 s apart,
+// locks that are lost and processes that are cut off from the store. The library is the real one, with
 // nothing replaced in it; the servers are RoundTrippers that read bodies, answer
 // as early, late and rudely as net/http's transports can, and close connections
 // on which they have refused an upload.

@@ -209,6 +209,9 @@ func (i *issuer) start(p *process, refresh string) *exchange {
 	if refresh == "" {
 		return x
 	}
+	if f := i.familyOf(refresh); f != nil && w.plan.processes > 1 {
+		x.process.goesOnWith(f, x.process.read, "a token request")
+	}
 	s := i.spent[refresh]
 	if s == nil {
 		s = &spending{}
@@ -219,6 +222,15 @@ func (i *issuer) start(p *process, refresh string) *exchange {
 	}
 	s.sending = true
 	return x
+}
+
+// familyOf returns the family of a refresh token; nil if there is none.
+func (i *issuer) familyOf(refresh string) *family {
+	var n, generation int
+	if _, err := fmt.Sscanf(refresh, "refresh-%d-%d", &n, &generation); err != nil {
+		return nil
+	}
+	return i.families[n]
 }
 
 // end notes what the client got; w.mu is held.
@@ -435,9 +447,6 @@ func (p *process) refreshed(r tokensource.Refresh) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.note("process %d: refresh (%s) after %v with %d waiters: %v", p.n, r.Cause, r.Duration, r.Waiters, r.Err)
-	if r.Err == nil {
-		p.confirmed = time.Now()
-	}
 	if errors.Is(r.Err, context.DeadlineExceeded) {
 		p.timedOut = time.Now()
 	}

@@ -31,6 +31,7 @@ type plan struct {
 	maxBody, maxMemory int64         // zero: as much as is needed
 
 	servers
+	shared shared
 	events []event
 }
 
@@ -67,6 +68,8 @@ type event struct {
 	what int
 	n    int           // which API or process
 	long time.Duration // for those that last
+
+	apart bool // what comes next does not wait for it
 }
 
 // Events.
@@ -82,6 +85,8 @@ const (
 	storeOutage         // the store is away
 	newProcess          // a process is replaced
 	kindsOfEvents
+
+	cutOff = kindsOfEvents // a process cannot reach the store; see rivals
 )
 
 // newPlan draws a plan.
@@ -122,6 +127,7 @@ func newPlan(seed uint64) *plan {
 	}
 	slices.SortFunc(p.events, func(a, b event) int { return int(a.at - b.at) })
 	p.servers = drawServers(seed, p.dpop)
+	p.drawShared(seed)
 	return p
 }
 

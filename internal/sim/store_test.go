@@ -25,7 +25,7 @@ type store struct {
 // storeOf is the store as a process reaches it.
 type storeOf struct {
 	*store
-	process int
+	p *process
 }
 
 var errStore = errors.New("the store's fault")
@@ -33,18 +33,18 @@ var errStore = errors.New("the store's fault")
 // faulty reports whether the plan has faults of the store.
 func (s *store) faulty() bool {
 	f := s.w.fault
-	return f.load+f.update+f.save+f.saved+f.late+f.lock+f.hang > 0 || s.w.has(storeOutage)
+	return f.load+f.update+f.save+f.saved+f.late+f.lock+f.hang+s.w.shared.lose > 0 || s.w.has(storeOutage) || s.w.has(cutOff)
 }
 
 // next draws what becomes of an operation.
-func (s *store) next() (d *dice, away bool, f faults) {
+func (s storeOf) next() (d *dice, away bool, f faults) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	s.draws++
 	if !s.w.calm {
 		f = s.w.fault
 	}
-	return s.w.draw("store", s.draws), time.Now().Before(s.awayTill), f
+	return s.w.draw("store", s.draws), time.Now().Before(maxTime(s.awayTill, s.p.cutTill)), f
 }
 
 func (s storeOf) Load(ctx context.Context, key string) ([]byte, error) {
@@ -61,7 +61,8 @@ func (s storeOf) Load(ctx context.Context, key string) ([]byte, error) {
 	}
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	return bytes.Clone(s.value), nil
+	s.p.reads(time.Now())
+	return s.in(s.value), nil
 }
 
 func (s storeOf) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
@@ -85,7 +86,10 @@ func (s storeOf) Update(ctx context.Context, key string, fn func([]byte, func([]
 		return errStore
 	}
 	defer h.release()
-	return fn(bytes.Clone(h.known[0]), func(data []byte) error { return h.save(ctx, bytes.Clone(data)) })
+	s.w.mu.Lock()
+	s.p.reads(time.Now())
+	s.w.mu.Unlock()
+	return fn(s.in(h.known[0]), func(data []byte) error { return h.save(ctx, s.out(data)) })
 }
 
 // A holding is a lock that somebody has.
@@ -121,10 +125,10 @@ func (h *holding) release() {
 	if h.unsaved.IsZero() {
 		return
 	}
-	h.w.note("process %d: a token was not saved", h.process)
+	h.w.note("process %d: a token was not saved", h.p.n)
 	h.excused = true
 	if tried := time.Since(h.unsaved); tried < 13*time.Second && !h.lost && h.w.fault.stubborn == 0 {
-		h.w.broken("process %d gave up saving after %v", h.process, tried)
+		h.w.broken("process %d gave up saving after %v", h.p.n, tried)
 	}
 }
 
@@ -153,12 +157,33 @@ func (h *holding) save(ctx context.Context, data []byte) (err error) {
 		time.AfterFunc(d.upTo(9*time.Second), func() { h.apply(data) })
 		pause(ctx, d.upTo(5*time.Second))
 		return errStore
+	case h.loses() && d.chance(h.w.shared.lose):
+		h.lose()
+		return tokensource.ErrLocked
 	}
 	err = h.apply(data)
 	if err == nil && d.chance(f.saved) { // the answer is lost
 		return errStore
 	}
 	return err
+}
+
+// loses reports whether locks may be lost.
+func (h *holding) loses() bool {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	return h.w.shared.lose > 0 && !h.w.calm
+}
+
+// lose ends the lock before its time.
+func (h *holding) lose() {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	h.w.note("process %d: has lost the lock", h.p.n)
+	if h.holder == h.n {
+		h.holder = 0
+	}
+	h.excused = true
 }
 
 // apply replaces the value if the lock is held still and nobody else has changed it.
@@ -171,7 +196,7 @@ func (h *holding) apply(data []byte) error {
 	for _, known := range h.known {
 		if bytes.Equal(known, h.value) {
 			h.value = data
-			h.w.note("process %d: saved %s", h.process, data)
+			h.w.note("process %d: saved %s", h.p.n, data)
 			return nil
 		}
 	}

@@ -69,7 +69,10 @@ type process struct {
 	leftAlone time.Time     // no exchange before
 	wasted    int           // refreshes because of a refusal though the token was good
 	others    int           // refreshes for other reasons, and logins
-	confirmed time.Time     // when a refresh last brought something, perhaps the same token
+	row       time.Time     // when the first began of the calls of a Stored that brought nothing new; zero: there are none
+	settled   time.Time     // until when a Stored need not be asked, because it has confirmed its token
+	read      time.Time     // the last time that what the store had then was read
+	cutTill   time.Time     // it cannot reach the store
 	timedOut  time.Time     // when a refresh last was over before its exchange
 }
 
@@ -212,7 +215,7 @@ func (w *world) newProcess(n int) *process {
 		source = &tokensource.ClientCredentials{Endpoint: endpoint}
 	}
 	if w.plan.processes > 1 {
-		source = &tokensource.Stored{Source: source, Store: storeOf{w.store, n}, Key: "sim"}
+		source = watched{&tokensource.Stored{Source: source, Store: storeOf{w.store, p}, Key: "sim"}, p}
 	}
 	p.cache = &tokensource.Cache{Source: source, Timeout: w.timeout, OnRefresh: p.refreshed}
 	for range w.auths {
@@ -231,14 +234,20 @@ func (w *world) newProcess(n int) *process {
 
 // happen lets the events of the plan happen.
 func (w *world) happen() {
+	var rivals sync.WaitGroup
+	defer rivals.Wait()
 	for _, e := range w.events {
 		time.Sleep(time.Until(w.began.Add(e.at)))
-		switch e.what {
-		case login:
+		switch {
+		case e.apart && e.what == login:
+			rivals.Go(func() { w.login(e.n) })
+		case e.apart && e.what == logout:
+			rivals.Go(func() { w.logout(e.n) })
+		case e.what == login:
 			w.login(e.n % w.plan.processes)
-		case logout:
+		case e.what == logout:
 			w.logout(e.n % w.plan.processes)
-		case newProcess:
+		case e.what == newProcess:
 			n := e.n % w.plan.processes
 			p := w.newProcess(n)
 			w.mu.Lock()
@@ -283,6 +292,9 @@ func (w *world) happens(e event) {
 	case storeOutage:
 		w.note("outage of the store for %v", e.long)
 		w.store.awayTill = now.Add(e.long)
+	case cutOff:
+		w.note("process %d cannot reach the store for %v", e.n, e.long)
+		w.processes[e.n].cutTill = now.Add(e.long)
 	}
 }
 
@@ -335,6 +347,9 @@ func (w *world) lastOp(t time.Time) (last *op, alone bool) {
 		default:
 			alone = false
 		}
+	}
+	for _, o := range w.ops {
+		alone = alone && (o == last || o.end.Before(last.start)) // else the store tells which is the last
 	}
 	return last, alone
 }
