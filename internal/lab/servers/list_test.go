@@ -1,0 +1,6 @@
+package servers_test
+
+var servers = []server{
+	{name: "oidc-provider", start: startOIDCProvider},
+	{name: "glewlwyd", start: startGlewlwyd},
+}

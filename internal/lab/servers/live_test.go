@@ -1,0 +1,210 @@
+package servers_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+// What a run has.
+const (
+	callers  = 20
+	requests = 200
+	expiries = 5
+)
+
+// live lets callers use the API through expiries, revocations and the end of the login.
+func (at *site) live(t *testing.T) {
+	sent := &sent{count: map[string]int{}, mention: at.source.Endpoint.RequestJSON != nil}
+	source := at.source
+	source.Endpoint.Client = &http.Client{Transport: sent}
+	cache := &tokensource.Cache{Source: &source}
+	if err := cache.Set(t.Context(), at.login(t)); err != nil {
+		t.Fatal(err)
+	}
+	api := at.api(t)
+	client := &http.Client{Transport: &transport.Auth{Source: cache}}
+
+	began := time.Now()
+	failed := at.use(t, client, api, cache)
+	tokens := sent.total()
+	t.Logf("%d requests by %d callers in %v: %d failures, %d token requests, %d refusals", requests, callers,
+		time.Since(began).Round(100*time.Millisecond), failed, tokens, api.refused.Load())
+	if failed != 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if tokens < expiries+2 {
+		t.Errorf("there were %d token requests, want at least %d", tokens, expiries+2)
+	}
+
+	login, err := cache.Token(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := sent.of(login.RefreshToken) // while it was good: not every server rotates
+	at.end(t, login)
+	at.revoke(t, login.AccessToken)
+	took := ended(t, client, api.URL)
+	dead := sent.of(login.RefreshToken) - before
+	t.Logf("after the end of the login all callers had ErrReauthenticate in %v, after %d token requests with the dead token",
+		took.Round(time.Millisecond), dead)
+	if took > 3*time.Second || dead > 2 {
+		t.Error("want at most 3 s and 2 requests")
+	}
+
+	if err := cache.Set(t.Context(), at.login(t)); err != nil {
+		t.Fatal(err)
+	}
+	for range callers {
+		if err := get(client, api.URL); err != nil {
+			t.Errorf("after Set: %v", err)
+		}
+	}
+}
+
+// use sends all requests, and returns how many failed.
+func (at *site) use(t *testing.T, client *http.Client, api *api, cache *tokensource.Cache) int64 {
+	var done, failed atomic.Int64
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range requests / callers {
+				if err := get(client, api.URL); err != nil {
+					failed.Add(1)
+					t.Log(err)
+				}
+				if n := done.Add(1); n == requests/3 || n == requests*2/3 {
+					token, err := cache.Token(context.Background(), nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					at.revoke(t, token.AccessToken)
+				}
+				time.Sleep(1500 * time.Millisecond) // real servers have real clocks
+			}
+		})
+	}
+	wg.Wait()
+	return failed.Load()
+}
+
+// ended returns how long it takes until every caller has ErrReauthenticate.
+func ended(t *testing.T, client *http.Client, url string) time.Duration {
+	began := time.Now()
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for end := began.Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				if errors.Is(get(client, url), tokensource.ErrReauthenticate) {
+					return
+				}
+			}
+			t.Error("a caller never got ErrReauthenticate")
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	for range 3 * callers {
+		if err := get(client, url); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("later: got %v", err)
+		}
+	}
+	return took
+}
+
+func get(client *http.Client, url string) error {
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+// An api asks the server about each token.
+type api struct {
+	*httptest.Server
+	refused atomic.Int64
+}
+
+func (at *site) api(t *testing.T) *api {
+	a := new(api)
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, access, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		resp := at.check(access)
+		defer resp.Body.Close()
+		if !at.good(resp) {
+			a.refused.Add(1)
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	t.Cleanup(a.Close)
+	return a
+}
+
+// sent counts token requests by their refresh tokens.
+type sent struct {
+	mention bool // the request is JSON
+
+	mu    sync.Mutex // guards count
+	count map[string]int
+}
+
+func (s *sent) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodPost {
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		text, err := io.ReadAll(body)
+		if err != nil {
+			return nil, err
+		}
+		key := string(text)
+		if form, err := url.ParseQuery(key); err == nil && !s.mention {
+			key = form.Get("refresh_token")
+		}
+		s.mu.Lock()
+		s.count[key]++
+		s.mu.Unlock()
+	}
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+func (s *sent) total() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.count {
+		n += c
+	}
+	return n
+}
+
+// of counts the requests that carried a refresh token.
+func (s *sent) of(refresh string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, c := range s.count {
+		if key == refresh || s.mention && strings.Contains(key, refresh) {
+			n += c
+		}
+	}
+	return n
+}

@@ -1,0 +1,148 @@
+package servers_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+var names = flag.String("servers", "", "which servers to run: names with commas in between, or all")
+
+// A server is one under test.
+type server struct {
+	name  string
+	start func(*testing.T) *site
+}
+
+// A site is a running server, as a client of it sees it.
+type site struct {
+	version string
+	source  tokensource.RefreshToken                     // as docs/servers.md has it
+	login   func(*testing.T) *tokensource.Token          // a new login
+	check   func(access string) *http.Response           // asks the server about a token
+	good    func(*http.Response) bool                    // its answer
+	revoke  func(t *testing.T, access string)            // the access token alone
+	rfc7009 func(access string)                          // the same at the server's revocation endpoint, if it has one
+	end     func(t *testing.T, login *tokensource.Token) // the login
+}
+
+func chosen(t *testing.T) (some []server) {
+	if *names == "" {
+		t.Skip("-servers names none")
+	}
+	for _, s := range servers {
+		if *names == "all" || strings.Contains(","+*names+",", ","+s.name+",") {
+			some = append(some, s)
+		}
+	}
+	if len(some) == 0 {
+		t.Fatalf("no server %q", *names)
+	}
+	return some
+}
+
+func TestServers(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/servers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, s := range chosen(t) {
+		t.Run(s.name, func(t *testing.T) {
+			at := s.start(t)
+			found := at.observe(t)
+			at.live(t)
+			row := fmt.Sprintf("| %s |", found)
+			if !strings.Contains(string(page), row) {
+				t.Errorf("docs/servers.md has no row with %s", row)
+			}
+			rows = append(rows, fmt.Sprintln("|", s.name, "|", at.version, row))
+		})
+	}
+	fmt.Print(strings.Join(rows, ""))
+}
+
+// observe returns what the server does with a dead refresh token, an expired or
+// revoked access token, a rotation, and a refresh token that is sent twice.
+func (at *site) observe(t *testing.T) string {
+	first := at.login(t)
+	second := at.refresh(t, first)
+	rotates := "the same again"
+	if second.RefreshToken != first.RefreshToken {
+		rotates = "rotated"
+	}
+	again := at.reuse(first, second)
+	lifetime := "not told"
+	if !second.Expiry.IsZero() {
+		lifetime = "told"
+	}
+	at.revoke(t, second.AccessToken)
+	expired := said(at.check(second.AccessToken))
+	over := at.refresh(t, at.login(t))
+	at.end(t, over)
+	_, err := at.source.Token(context.Background(), over)
+	return fmt.Sprintf("%s | %s | %s | %s; %s | %s | %s", refusal(err), at.stranger(t), expired, rotates, again, lifetime, at.revoked(t))
+}
+
+// stranger says what a client with a wrong secret is told.
+func (at *site) stranger(t *testing.T) string {
+	source := at.source
+	source.Endpoint.ClientSecret = "wrong"
+	_, err := source.Token(t.Context(), at.login(t))
+	return refusal(err)
+}
+
+// revoked says what the revocation of an access token does to its login.
+func (at *site) revoked(t *testing.T) string {
+	if at.rfc7009 == nil {
+		return "–"
+	}
+	token := at.refresh(t, at.login(t))
+	at.rfc7009(token.AccessToken)
+	if _, err := at.source.Token(t.Context(), token); err != nil {
+		return "ends the login"
+	}
+	return "the login stays"
+}
+
+func (at *site) refresh(t *testing.T, old *tokensource.Token) *tokensource.Token {
+	t.Helper()
+	token, err := at.source.Token(t.Context(), old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// reuse says what becomes of a refresh token that is sent again, and of the login.
+func (at *site) reuse(spent, next *tokensource.Token) string {
+	if spent.RefreshToken == next.RefreshToken {
+		return "works many times"
+	}
+	if _, err := at.source.Token(context.Background(), spent); err == nil {
+		return "works again for a while"
+	}
+	if _, err := at.source.Token(context.Background(), next); err != nil {
+		return "sent twice: the login ends"
+	}
+	return "sent twice: refused, the login stays"
+}
+
+// refusal is what an error says of the server's reply.
+func refusal(err error) string {
+	e, ok := errors.AsType[*tokensource.EndpointError](err)
+	switch {
+	case !ok:
+		return fmt.Sprint("no refusal: ", err)
+	case e.Code == "":
+		return fmt.Sprintf("%d without a code", e.StatusCode)
+	}
+	return fmt.Sprintf("%d `%s`", e.StatusCode, e.Code)
+}
