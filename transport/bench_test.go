@@ -204,7 +204,7 @@ func BenchmarkUpload(b *testing.B) {
 				url, base := serveOver(b, protocol, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 				pairs := 21
 				if u.paced { // steady, and slow
-					pairs, base.DialContext = 5, dialPaced
+					pairs, base.DialContext = 3, dialPaced
 				}
 				auth := &transport.Auth{Source: tokensource.Static(bodyOldToken), Base: base, MaxBody: u.bound}
 				comparePairs(b, pairs, url, u.size, base, auth)
