@@ -39,6 +39,7 @@ type call struct {
 	offered   int   // the nonce that the attempt began with
 	conn      *conn // of the last refusal, if it was one of an upload
 	bare      bool  // there was no good access token when the last refusal arrived
+	spared    bool  // the guard may have let the last refusal cause no refresh
 	withheld  int   // the access token that was at hand when the last refusal arrived; zero: none
 }
 
@@ -251,7 +252,7 @@ func (c *call) refusable() bool {
 		return true // a token that a Stored has just confirmed is not asked about again
 	}
 	for token := range c.sendsWith {
-		if !c.bare && c.auth.spares(c.kind(), token) || token.cameExpired() { // it may not be replaced yet
+		if !c.bare && (c.spared || c.auth.spares(c.kind(), token)) || token.cameExpired() { // it may not be replaced yet
 			return true
 		}
 	}

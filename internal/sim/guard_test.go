@@ -99,9 +99,9 @@ func (a *auth) grow(api int, token *access) {
 
 // spares reports whether a refusal of the token may cause no refresh: it is young,
 // and refusals were not cured before, there or elsewhere. A token that was accepted
-// has been revoked, but where refusals were not cured that is not asked here; w.mu is held.
+// there has been revoked; w.mu is held.
 func (a *auth) spares(k kind, token *access) bool {
-	if a.accepted[acceptance{k, token}] && a.rows[k.api] == nil {
+	if a.accepted[acceptance{k, token}] {
 		return false
 	}
 	pause := time.Duration(0)

@@ -193,6 +193,7 @@ func (s *sending) arrived(resp *http.Response) {
 			c.auth.accepts(c.kind(), s.token, len(c.sendsWith) == 2)
 		}
 		if s.curable {
+			c.spared = c.auth.spares(c.kind(), s.token)
 			c.auth.refuses(c.kind(), s.token, len(c.sendsWith) == 2)
 		}
 		if s.curable && s.w.plan.processes == 1 {
