@@ -59,17 +59,18 @@ type Endpoint struct {
 	//		return map[string]string{"refreshToken": form.Get("refresh_token")}
 	//	}
 	//
-	// Nil sends the form.
+	// It may be called by many goroutines at once. Nil sends the form.
 	RequestJSON func(form url.Values) any
 
 	// ReplyJSON translates the body of a reply, good or not, to the JSON object of
 	// RFC 6749 sections 5.1 and 5.2, for servers that wrap it or use other names. It
-	// is not called for an empty body. Its error must quote nothing of the body.
-	// Nil means that the server keeps to the RFC.
+	// is not called for an empty body, and may be called by many goroutines at once.
+	// Its error, which the [EndpointError] wraps, must quote nothing of the body. Nil
+	// means that the server keeps to the RFC.
 	//
-	// Whatever it returns is read with care: a lifetime may be a number or a
-	// string, of seconds, or the moment of the end; a member of a wrong type counts
-	// as missing, but for access_token.
+	// What it returns is read like any reply. A lifetime is a number of seconds, or
+	// the Unix time at which it ends, also in a string. A member of a wrong type
+	// counts as missing, except access_token.
 	ReplyJSON func(body []byte) ([]byte, error)
 
 	// Client sends the requests; nil means http.DefaultClient. Redirects are
@@ -86,7 +87,8 @@ const maxReply = 1 << 20
 // Exchange sends one token request, the way for a grant that this package does
 // not have: form holds its grant_type and parameters. It returns an
 // [EndpointError] for the server's refusal or an unusable reply, and an error
-// without the URL, which may hold secrets, where no reply came.
+// without the URL, which may hold secrets, where no reply came or Issuer found no
+// token endpoint.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
 	return e.exchange(ctx, func(context.Context) (url.Values, error) { return form, nil })
 }
@@ -101,9 +103,9 @@ func (e Endpoint) exchange(ctx context.Context, grant grant) (*Token, error) {
 
 // dated is what a refused request carried that ages, and may be what was refused.
 type dated struct {
-	proved    bool              // by DPoP
-	assertion [sha256.Size]byte // a hash of it; zero: none
-	agreed    bool              // the server's clock, as it says, agrees with the local one
+	proved    bool   // by DPoP
+	assertion string // a hash of it; empty: none
+	agreed    bool   // the server's clock, as it says, agrees with the local one
 }
 
 // errSame is that of a request which was not sent.
@@ -121,7 +123,7 @@ func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated)
 		return nil, err
 	}
 	now := dated{assertion: assertionIn(form)}
-	if before != nil && now.assertion == before.assertion && !before.proofAlone() {
+	if before != nil && now.assertion != "" && now.assertion == before.assertion {
 		return nil, errSame
 	}
 	watched, proved := proof.Watch(ctx)
@@ -142,7 +144,7 @@ func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated)
 	if refusal == nil {
 		return token, nil
 	}
-	if now.proved = proved.Load(); now.proved || now.assertion != [sha256.Size]byte{} {
+	if now.proved = proved.Load(); now.proved || now.assertion != "" {
 		now.judge(refusal, resp.Header)
 	}
 	secrets.of(e, req).refusal(refusal)
@@ -167,14 +169,13 @@ func (d *dated) judge(refusal *EndpointError, h http.Header) {
 	}
 }
 
-// proofAlone reports whether no assertion was sent.
-func (d *dated) proofAlone() bool { return d.assertion == [sha256.Size]byte{} }
-
-func assertionIn(form url.Values) (hash [sha256.Size]byte) {
-	if form.Has("client_assertion") || form.Has("assertion") {
-		return sha256.Sum256(fmt.Appendf(nil, "%q %q", form.Get("client_assertion"), form.Get("assertion")))
+// assertionIn returns a hash of the assertions in a form; empty: there are none.
+func assertionIn(form url.Values) string {
+	if !form.Has("client_assertion") && !form.Has("assertion") {
+		return ""
 	}
-	return hash
+	hash := sha256.Sum256(fmt.Appendf(nil, "%q %q", form.Get("client_assertion"), form.Get("assertion")))
+	return string(hash[:])
 }
 
 // form makes the whole form of a token request.

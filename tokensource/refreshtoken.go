@@ -31,9 +31,9 @@ type RefreshToken struct {
 	//		return refusal.Code == "bad_refresh_token"
 	//	}
 	//
-	// It is not asked about a status of 429 or 5xx, nor need it name invalid_grant,
-	// but to make that final at once, see Token. Nil means that the server keeps to
-	// RFC 6749.
+	// It is not asked about a status of 429 or 5xx. What it does not know is judged as
+	// if it were nil: invalid_grant needs no mention. It may be called by many
+	// goroutines at once. Nil means that the server keeps to RFC 6749.
 	Final func(*EndpointError) bool
 }
 
@@ -50,8 +50,8 @@ type RefreshToken struct {
 // the DPoP proof. A refresh token that was refused beside one of these is sent once
 // more at once, with others. It is dead if the server answers invalid_grant again,
 // and its Date agrees with the local clock to within 10 s both times. An assertion
-// that does not change, as one of a [File], leaves the question open, unless Final
-// answers it.
+// that does not change, such as one from a [File], proves nothing: where the server
+// says invalid_grant of dead refresh tokens alone, let Final return true for it.
 func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 	refresh := r.RefreshToken
 	if old != nil {

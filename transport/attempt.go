@@ -83,8 +83,9 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 // or proxy that refused early closes it a moment later, or never reads on: nginx,
 // HAProxy, Squid, lighttpd and others do. A response of HTTP/1.1 that has a body
 // keeps its connection out of the pool until it is closed, which ends it unless
-// the body was read, as by [PeekJSON]. Other connections are back there, or with HTTP/2 as soon as
-// no other request is on them, and base can only be told to close all that are idle.
+// the body was read, as by [PeekJSON]. Other connections are back there, or with
+// HTTP/2 as soon as no other request is on them, and base can only be told to close
+// all that are idle.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	if next.Small {
 		drain(resp, next)
