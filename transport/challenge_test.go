@@ -84,6 +84,9 @@ func TestWhatIsNoChallengeHidesNoneBesideIt(t *testing.T) {
 	}
 	wantChallenges(t, challenges{{"Basic", "", params{"realm": "x, Digest y"}}, good[0]}, `Basic realm="x, Digest y`, `Bearer error=e`)
 	wantChallenges(t, challenges{{"Bearer", "", params{"error": "e", "realm": "x"}}}, `Bearer error=e, @@@, realm=x`)
+	wantChallenges(t, good, `Bearer error=e`, `realm=orphan`)
+	wantChallenges(t, challenges{{"Basic", "ab", nil}, good[0]}, `Basic ab, realm=x, Bearer error=e`)
+	wantChallenges(t, challenges{{"Basic", "ab==", nil}, good[0]}, `Basic ab==, realm=x, Bearer error=e`)
 }
 
 func TestAParameterWithoutAValueIsEmpty(t *testing.T) {
@@ -173,6 +176,15 @@ func TestALineOf64KiBIsReadAndNoLongerOne(t *testing.T) {
 		line := "Bearer " + strings.Repeat("a", size-len("Bearer "))
 		if got := len(transport.Challenges(&http.Response{Header: http.Header{"Www-Authenticate": {line}}})); got != want {
 			t.Errorf("%d bytes: got %d challenges, want %d", size, got, want)
+		}
+	}
+}
+
+func TestLinesOf64KiBTogetherAreReadAndNoMore(t *testing.T) {
+	half := "Bearer " + strings.Repeat("a", 32<<10-len("Bearer "))
+	for _, last := range []string{"Basic", "B"} {
+		if got := challenged(half, last, half, half[:len(half)-len(last)], last); len(got) != 3 {
+			t.Errorf("got %d challenges, want 3: 64 KiB are full", len(got))
 		}
 	}
 }
