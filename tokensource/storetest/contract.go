@@ -216,22 +216,30 @@ func wantLocked(t *testing.T, s tokensource.Store) {
 	}
 }
 
-// noUpdateIsLost counts under the lock, and watches that nobody else does.
+// noUpdateIsLost counts under the lock, and watches that nobody else does. Who has
+// the lock lets others try to get it first.
 func noUpdateIsLost(t *testing.T, place func() opener) {
 	const handles, goroutines, times = 4, 4, 5
 	open := place()
 	var all sync.WaitGroup
-	var inside, overlaps atomic.Int32
+	var inside, overlaps, refused atomic.Int32
+	enter := func() {
+		if inside.Add(1) > 1 {
+			overlaps.Add(1)
+		}
+		enough := refused.Load() + 2*goroutines
+		for range 1000 {
+			if runtime.Gosched(); refused.Load() >= enough {
+				return
+			}
+		}
+	}
 	for range handles {
 		store := open()
 		for range goroutines {
 			all.Go(func() {
 				for range times {
-					count(t, store, func() {
-						if inside.Add(1) > 1 {
-							overlaps.Add(1)
-						}
-					}, func() { inside.Add(-1) })
+					count(t, store, enter, func() { inside.Add(-1) }, func() { refused.Add(1) })
 				}
 			})
 		}
@@ -244,13 +252,12 @@ func noUpdateIsLost(t *testing.T, place func() opener) {
 }
 
 // count adds one to the stored number, once it has the lock.
-func count(t *testing.T, s tokensource.Store, enter, leave func()) {
+func count(t *testing.T, s tokensource.Store, enter, leave, refused func()) {
 	for ctx := bounded(t); ; runtime.Gosched() {
 		err := s.Update(ctx, key, func(value []byte, save func([]byte) error) error {
 			enter()
 			defer leave()
 			n, _ := strconv.Atoi(string(value))
-			runtime.Gosched()
 			return save([]byte(strconv.Itoa(n + 1)))
 		})
 		if err == nil {
@@ -260,6 +267,7 @@ func count(t *testing.T, s tokensource.Store, enter, leave func()) {
 			t.Errorf("Update: got error %v; want nil or ErrLocked", err)
 			return
 		}
+		refused()
 	}
 }
 
