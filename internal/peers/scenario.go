@@ -22,7 +22,8 @@ type scenario struct {
 	// allocates: the peers are measured one after another even so.
 	exclusive bool
 
-	body int64 // the size of its bodies, which have a table of their own; 0: it has none
+	ballast int   // bytes that are live meanwhile, beside what the peers need
+	body    int64 // the size of its bodies, which have a table of their own; 0: it has none
 
 	measure func(context.Context, sizes, peer) (sample, error)
 	lines   []line
@@ -53,10 +54,7 @@ type results map[string]map[string][]sample
 func measureAll(ctx context.Context, scenarios []scenario, peers []peer, size sizes, progress io.Writer) (results, error) {
 	all := make(results)
 	for _, s := range scenarios {
-		var heap []byte
-		if s.body == 0 {
-			heap = ballast()
-		}
+		heap := make([]byte, s.ballast)
 		all[s.name] = make(map[string][]sample)
 		for round := range size.rounds {
 			fmt.Fprintf(progress, "%s: round %d of %d\n", s.name, round+1, size.rounds)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -67,6 +68,10 @@ func scenarios(size sizes) []scenario {
 		hotPath(size), storm(size), revocation(size), lateRefusals(size), cancelled(size),
 		deadline(size), outage(size), redirects(size), processes(size),
 	}
+	for i := range all {
+		all[i].ballast = ballast
+	}
+	all = slices.Insert(all, 1, smallHeap(size))
 	for _, n := range size.bodies {
 		all = append(all, bodies(n))
 	}

@@ -143,7 +143,8 @@ const method = `All but the accepted request are sent over loopback, to servers 
 have a token in their header already. It is measured in turn with each. Where callers are many, they and the base share 256 connections. A token request takes
 200 ms in the storm and for the first caller who gives up, 50 ms after a revocation. The callers of the outage rest for 20 ms after an error.
 
-Bodies are sent from a heap of a few MiB and after a warm-up, without a collection in between. The rest is measured with a ballast of 256 MiB.
+Bodies are sent from a heap of a few MiB and after a warm-up, without a collection in between. The rest is measured with a ballast of 256 MiB, but for
+the line of the small heap, which has one of 4 MiB. GOGC is 100.
 
 The request of the first lines is a GET with seven headers, over a base that answers at once and is sent no token by itself. Bodies are streams without GetBody whose length is
 known. The server reads a body to its end before it judges the token. What is live is what collections in a row have left. For the
