@@ -1,7 +1,6 @@
 package tokentripper_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -32,11 +32,7 @@ func Example_clientCredentials() {
 
 	client := &http.Client{Transport: &transport.Auth{
 		Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{
-			Endpoint: tokensource.Endpoint{
-				URL:          srv.TokenURL(),
-				ClientID:     srv.ClientID,
-				ClientSecret: srv.ClientSecret,
-			},
+			Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
 		}},
 	}}
 
@@ -134,82 +130,57 @@ func Example_refreshToken() {
 	// refresh tokens used twice: 0
 }
 
-// A login API of one's own: JSON instead of OAuth, and 403 for an expired
-// token. When the refresh token is dead too, every request fails with
-// ErrReauthenticate until somebody has logged in again.
-//
-// A program that has the password at hand can log in within the Func instead. Then
-// the Cache sees to it that many callers log in once.
+// fromCamelCase makes RFC 6749's reply of a login API's own.
+func fromCamelCase(body []byte) ([]byte, error) {
+	var r struct {
+		AccessToken, RefreshToken string
+		ExpiresIn                 int
+	}
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"access_token": r.AccessToken, "refresh_token": r.RefreshToken, "expires_in": r.ExpiresIn})
+}
+
+// A user logs in at a login API that speaks JSON of its own, and answers 403 to an
+// expired token and to a dead refresh token. When a login is needed, requests fail with
+// ErrReauthenticate until Set.
 func Example_loginAPI() {
 	srv := tokentest.Start()
 	defer srv.Close()
 
-	// obtain posts JSON to the login API and reads the tokens of its answer.
-	obtain := func(ctx context.Context, url string, ask map[string]string) (*tokensource.Token, error) {
-		body, err := json.Marshal(ask)
-		if err != nil {
-			return nil, err
+	cache := &tokensource.Cache{Source: &tokensource.RefreshToken{
+		Endpoint: tokensource.Endpoint{
+			URL:         srv.RefreshURL(),
+			RequestJSON: func(form url.Values) any { return map[string]string{"refreshToken": form.Get("refresh_token")} },
+			ReplyJSON:   fromCamelCase,
+		},
+		Final: func(refusal *tokensource.EndpointError) bool { return refusal.StatusCode == http.StatusForbidden },
+	}}
+	client := &http.Client{Transport: &transport.Auth{
+		Source:  cache,
+		Refused: transport.UnauthorizedOrForbidden,
+	}}
+	login := func(ctx context.Context, username, password string) error {
+		endpoint := tokensource.Endpoint{
+			URL: srv.LoginURL(),
+			RequestJSON: func(form url.Values) any {
+				return map[string]string{"username": form.Get("username"), "password": form.Get("password")}
+			},
+			ReplyJSON: fromCamelCase,
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		began := time.Now()
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		defer resp.Body.Close()
-		switch resp.StatusCode {
-		case http.StatusOK:
-		case http.StatusForbidden: // the refresh token is dead
-			return nil, tokensource.ErrReauthenticate
-		default:
-			return nil, fmt.Errorf("the login API answered %s", resp.Status)
-		}
-		var answer struct {
-			AccessToken, RefreshToken string
-			ExpiresIn                 int
-		}
-		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-			return nil, err
-		}
-		token := &tokensource.Token{AccessToken: answer.AccessToken, RefreshToken: answer.RefreshToken}
-		if answer.ExpiresIn > 0 {
-			token.Expiry = began.Add(time.Duration(answer.ExpiresIn) * time.Second)
-		}
-		return token, nil
-	}
-
-	cache := &tokensource.Cache{
-		Source: tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
-			if old == nil { // nobody has logged in yet
-				return nil, tokensource.ErrReauthenticate
-			}
-			return obtain(ctx, srv.RefreshURL(), map[string]string{"refreshToken": old.RefreshToken})
-		}),
-	}
-	login := func(ctx context.Context) error {
-		token, err := obtain(ctx, srv.LoginURL(), map[string]string{
-			"username": srv.Username,
-			"password": srv.Password,
-		})
+		token, err := endpoint.Exchange(ctx, url.Values{"username": {username}, "password": {password}})
 		if err != nil {
 			return err
 		}
 		return cache.Set(ctx, token)
 	}
-	client := &http.Client{Transport: &transport.Auth{
-		Source:  cache,
-		Refused: transport.UnauthorizedOrForbidden,
-	}}
 
 	get := func() {
 		resp, err := client.Get(srv.LegacyURL())
 		if errors.Is(err, tokensource.ErrReauthenticate) {
 			fmt.Println("login")
-			if err := login(context.Background()); err != nil {
+			if err := login(context.Background(), srv.Username, srv.Password); err != nil {
 				log.Fatal(err)
 			}
 			resp, err = client.Get(srv.LegacyURL())
@@ -230,6 +201,42 @@ func Example_loginAPI() {
 	// 200 OK
 	// 200 OK
 	// login
+	// 200 OK
+}
+
+// A service logs in with a password from its configuration. The Cache has it log in
+// once, however many requests wait for the token.
+func Example_password() {
+	srv := tokentest.Start()
+	defer srv.Close()
+
+	login := tokensource.Endpoint{
+		URL: srv.LoginURL(),
+		RequestJSON: func(url.Values) any {
+			return map[string]string{"username": srv.Username, "password": srv.Password}
+		},
+		ReplyJSON: fromCamelCase,
+	}
+	client := &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{
+			Source: tokensource.Func(func(ctx context.Context, _ *tokensource.Token) (*tokensource.Token, error) {
+				return login.Exchange(ctx, nil)
+			}),
+		},
+		Refused: transport.UnauthorizedOrForbidden,
+	}}
+
+	for range 2 {
+		resp, err := client.Get(srv.LegacyURL())
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		fmt.Println(resp.Status)
+		srv.RevokeAll()
+	}
+	// Output:
+	// 200 OK
 	// 200 OK
 }
 
@@ -389,19 +396,37 @@ func Example_foreignSource() {
 	// 200 OK
 }
 
-// How your own client behaves when all its requests are refused at once. In a
-// test, tokentest.NewServer(t) starts the server and closes it at the end.
+// newClient is your own code.
+func newClient(tokenURL, clientID, refreshToken string) *http.Client {
+	return &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: &tokensource.RefreshToken{
+			Endpoint:     tokensource.Endpoint{URL: tokenURL, ClientID: clientID},
+			RefreshToken: refreshToken,
+		}},
+	}}
+}
+
+// A test of your own client: what it does when its token is revoked.
+func TestAClientSurvivesARevocation(t *testing.T) {
+	srv := tokentest.NewServer(t)
+	client := newClient(srv.TokenURL(), srv.ClientID, srv.RefreshToken())
+	for range 2 {
+		if resp, err := client.Get(srv.APIURL()); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("got %v, error %v; want 200", resp, err)
+		}
+		srv.RevokeAccess()
+	}
+	if n := srv.Counts().TokenRequests; n != 2 {
+		t.Errorf("got %d token requests; want 2", n)
+	}
+}
+
+// How a client behaves when all its requests are refused at once.
 func Example_testing() {
 	srv := tokentest.Start()
 	defer srv.Close()
 	srv.SetLatency(20 * time.Millisecond) // time for the others to be refused
-
-	client := &http.Client{Transport: &transport.Auth{
-		Source: &tokensource.Cache{Source: &tokensource.RefreshToken{
-			Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
-			RefreshToken: srv.RefreshToken(),
-		}},
-	}}
+	client := newClient(srv.TokenURL(), srv.ClientID, srv.RefreshToken())
 
 	var group sync.WaitGroup
 	var failed atomic.Int32

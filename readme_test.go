@@ -49,26 +49,6 @@ func TestREADMEProgramRunsAsItIs(t *testing.T) {
 	}
 }
 
-func TestREADMEGuaranteesNameTheirTests(t *testing.T) {
-	section := between(readFile(t, "README.md"), "\n## What it guarantees\n", "\n## ")
-	lines := regexp.MustCompile(`(?m)^- (?:.|\n  )+`).FindAllString(section, -1)
-	if len(lines) == 0 {
-		t.Fatal("README.md guarantees nothing")
-	}
-	link := regexp.MustCompile("\\[`(\\w+)`\\]\\(([^)#]+_test\\.go)\\)")
-	for _, line := range lines {
-		links := link.FindAllStringSubmatch(line, -1)
-		if len(links) == 0 {
-			t.Errorf("no test is named by: %s", line)
-		}
-		for _, l := range links {
-			if !declares(t, l[2], l[1]) {
-				t.Errorf("%s does not declare %s", l[2], l[1])
-			}
-		}
-	}
-}
-
 func TestDocumentsLinkToFilesThatExist(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
 	for _, name := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
@@ -101,15 +81,6 @@ func mainBody(t *testing.T, program string) string {
 		t.Fatalf("no func main in:\n%s", program)
 	}
 	return body
-}
-
-func declares(t *testing.T, path, function string) bool {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Error(err)
-	}
-	return strings.Contains(string(data), "\nfunc "+function+"(")
 }
 
 func readFile(t *testing.T, name string) string {

@@ -124,6 +124,14 @@ func ExampleJWTBearer() {
 // userKey is where a handler puts the user's token into the request's context.
 type userKey struct{}
 
+func userToken(ctx context.Context) (string, error) {
+	token, ok := ctx.Value(userKey{}).(string)
+	if !ok {
+		return "", errors.New("no user in the context")
+	}
+	return token, nil
+}
+
 // A service that calls an API on behalf of whoever calls the service: it
 // exchanges the user's token for one that also names the service. Keyed keeps
 // the exchanged token of each user; the key is the user's token itself, for it
@@ -136,18 +144,13 @@ func ExampleTokenExchange() {
 	exchange := &tokensource.TokenExchange{
 		Endpoint: endpoint,
 		Subject: tokensource.Func(func(ctx context.Context, _ *tokensource.Token) (*tokensource.Token, error) {
-			return &tokensource.Token{AccessToken: ctx.Value(userKey{}).(string)}, nil
+			token, err := userToken(ctx)
+			return &tokensource.Token{AccessToken: token}, err
 		}),
 		Actor: &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
 	}
 	source := &tokensource.Keyed[string]{
-		Key: func(ctx context.Context) (string, error) {
-			token, ok := ctx.Value(userKey{}).(string)
-			if !ok {
-				return "", errors.New("no user in the context")
-			}
-			return token, nil
-		},
+		Key: userToken,
 		New: func(string) *tokensource.Cache { return &tokensource.Cache{Source: exchange} },
 	}
 

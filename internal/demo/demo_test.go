@@ -29,11 +29,13 @@ type outcome struct {
 
 type env map[string]string
 
+func (e env) get(name string) string { return e[name] }
+
 func runDemo(ctx context.Context, t *testing.T, env env, args ...string) outcome {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "timeline.html")
 	var stdout, stderr bytes.Buffer
-	status := run(ctx, slices.Concat(args, []string{"-o", path}), func(name string) string { return env[name] }, &stdout, &stderr)
+	status := run(ctx, slices.Concat(args, []string{"-o", path}), env.get, &stdout, &stderr)
 	picture, _ := os.ReadFile(path) // a run that failed writes none
 	return outcome{status, stdout.String(), stderr.String(), string(picture)}
 }
@@ -303,5 +305,22 @@ func TestTicksAreRoundAndFew(t *testing.T) {
 		if got != want || len(ticks) > 13 {
 			t.Errorf("%v: got %d ticks, the second %q; want %q", length, len(ticks), got, want)
 		}
+	}
+}
+
+func TestAPictureNamedSVGIsTheDrawingAlone(t *testing.T) {
+	srv := tokentest.NewServer(t)
+	path := filepath.Join(t.TempDir(), "demo.svg")
+	args := append(onServer(srv, srv.APIURL(), "-n", "3", "-c", "1"), "-o", path)
+	if status := run(t.Context(), args, env{"CLIENT_SECRET": srv.ClientSecret}.get, io.Discard, io.Discard); status != 0 {
+		t.Fatalf("got exit status %d; want 0", status)
+	}
+	drawing, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root struct{ XMLName xml.Name }
+	if err := xml.Unmarshal(drawing, &root); err != nil || root.XMLName.Local != "svg" || root.XMLName.Space == "" {
+		t.Errorf("got the element %v, error %v; want an svg with its namespace", root.XMLName, err)
 	}
 }

@@ -35,7 +35,8 @@
 //	                  the run outlasts a token
 //	-c N              how many clients at once (200, or 20 with -api)
 //	-duration D       how long the demo without -api lasts (9s)
-//	-o FILE           where the picture goes (timeline.html)
+//	-o FILE           where the picture goes (timeline.html); the drawing alone if
+//	                  the name ends in .svg
 //
 // An interrupt ends the run early; the table and the picture tell of what was done.
 package main
@@ -98,7 +99,7 @@ func report(s summary, path string, stdout io.Writer) error {
 		return fmt.Errorf("-o: %w", err)
 	}
 	defer f.Close()
-	if err := picture(f, s); err != nil {
+	if err := picture(f, path, s); err != nil {
 		return fmt.Errorf("-o: %w", err)
 	}
 	fmt.Fprintf(stdout, "\nThe picture: %s\n", path)

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -15,10 +16,14 @@ var pictureText string
 
 var pictureTemplate = template.Must(template.New("picture").Parse(pictureText))
 
-// picture writes the timeline as one HTML file that needs nothing else. It is
-// well-formed XML, too.
-func picture(w io.Writer, s summary) error {
-	return pictureTemplate.Execute(w, newView(s))
+// picture writes the timeline as one file that needs nothing else: HTML, or the
+// drawing alone if the path ends in .svg. HTML is well-formed XML, too.
+func picture(w io.Writer, path string, s summary) error {
+	name := "picture"
+	if filepath.Ext(path) == ".svg" {
+		name = "svg"
+	}
+	return pictureTemplate.ExecuteTemplate(w, name, newView(s))
 }
 
 // The measures of the picture, in its own units; the template has them too. From
