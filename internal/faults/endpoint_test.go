@@ -148,6 +148,7 @@ func TestAnEndpointWhoseAnswerIsNotWholeGivesNoToken(t *testing.T) {
 		"half a gzip":                  {says(head + "Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x00"), true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits
 			e := serveRaw(t, c.answer)
 			err := e.fails()
 			if _, replied := errors.AsType[*tokensource.EndpointError](err); replied != c.replied && name != "half a body, reset" {
@@ -189,6 +190,7 @@ var drips = map[string]string{
 func TestAnEndpointThatDripsForEverIsBoundedByTheTimeout(t *testing.T) {
 	for name, text := range drips {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits
 			e := serveRaw(t, drip(text, func() {}))
 			e.cache.Timeout = 200 * time.Millisecond
 			if err := e.fails(); !errors.Is(err, context.DeadlineExceeded) {
@@ -320,6 +322,7 @@ func TestATLSFailureAtTheEndpointIsTypedAndPassesByItself(t *testing.T) {
 			func(err error) bool { return errors.Is(err, io.EOF) }},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits
 			e := serveTLS(t, trusted, c.greet)
 			if err := e.fails(); !c.typed(err) {
 				t.Errorf("got %v (%T), want another type", err, err)
