@@ -359,6 +359,32 @@ func TestALoginThatHasDiedMakesRoom(t *testing.T) {
 	})
 }
 
+// Its Source has no other: an early refresh tells that the refresh token is dead.
+func TestAGoodTokenOfADeadRefreshTokenMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if old != nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return &Token{AccessToken: "a", RefreshToken: "r", Expiry: time.Now().Add(time.Hour)}, nil
+			})
+		})
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		k.Token(a, nil)
+		time.Sleep(59 * time.Minute)
+		k.Token(a, nil)
+		synctest.Wait()
+		for _, want := range []error{tokensource.ErrKeysFull, nil} {
+			if _, err := k.Token(b, nil); err != want {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
 func TestAGoodLoginWithoutRefreshTokenMakesNoRoomUntilItHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := byTenant(loginOnly)
