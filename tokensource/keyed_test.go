@@ -662,6 +662,35 @@ func TestAGoodTokenFromAnAnswerMakesNoRoom(t *testing.T) {
 	})
 }
 
+// The Source has no other than the login's, but can give its own again.
+func TestALoginThatItsSourceConfirmedMakesNoRoomAndATokenOfTheSourceDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if old == nil || old.AccessToken == "first" {
+					return &Token{AccessToken: "source"}, nil
+				}
+				return old, nil
+			})
+		})
+		k.MaxKeys = 2
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		login, first := &Token{AccessToken: "login"}, &Token{AccessToken: "first"}
+		k.Set(a, login)
+		k.Token(a, login)
+		k.Set(b, first)
+		second, _ := k.Token(b, first)
+		k.Token(b, second)
+		for i := range 3 {
+			if _, err := k.Token(tenant(t.Context(), fmt.Sprint("stranger-", i)), nil); err != nil {
+				t.Errorf("got %v, want room", err)
+			}
+		}
+		got, err := k.Token(a, nil)
+		wantToken(t, got, err, "login")
+	})
+}
+
 func TestARefreshTokenMakesNoRoomInAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := ""
