@@ -51,10 +51,7 @@ func (c *Cache) Forget(ctx context.Context) error {
 		say = s.Forget
 	}
 	err := t.tellLogin(ctx, say)
-	if !ok {
-		return err
-	}
-	if _, keeps := s.(keeper); err == nil || keeps { // that remembers it even so, and saves it with the next call
+	if _, keeps := s.(keeper); ok && err == nil || keeps { // that remembers it even so, and saves it with the next call
 		c.unlessOvertaken(t, func(time.Time) { c.setRow(nil) })
 	}
 	return err

@@ -128,6 +128,20 @@ func TestAJWTThatComesBySetHasWhatItsExpLeaves(t *testing.T) {
 	}
 }
 
+func TestAJWTWithoutIssuedAtThatComesBySetLivesUntilItsExp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: failing(unavailable)}
+		exp := time.Now().Add(10 * time.Minute)
+		c.Set(t.Context(), &Token{AccessToken: unsignedJWT(`{"alg":"RS256"}`, fmt.Sprintf(`{"exp":%d}`, exp.Unix()))})
+		for _, want := range []bool{true, false} {
+			if got := c.Peek(t.Context(), nil) != nil; got != want {
+				t.Errorf("%v before its exp: good %t, want %t", time.Until(exp), got, want)
+			}
+			time.Sleep(10 * time.Minute)
+		}
+	})
+}
+
 func TestTheSameJWTDoesNotLiveAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		token := &Token{AccessToken: jwtOf(time.Now(), time.Hour)}

@@ -359,6 +359,32 @@ func TestALoginThatHasDiedMakesRoom(t *testing.T) {
 	})
 }
 
+// Its Source has no other: an early refresh tells that the refresh token is dead.
+func TestAGoodTokenOfADeadRefreshTokenMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if old != nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return &Token{AccessToken: "a", RefreshToken: "r", Expiry: time.Now().Add(time.Hour)}, nil
+			})
+		})
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		k.Token(a, nil)
+		time.Sleep(59 * time.Minute)
+		k.Token(a, nil)
+		synctest.Wait()
+		for _, want := range []error{tokensource.ErrKeysFull, nil} {
+			if _, err := k.Token(b, nil); err != want {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
 func TestAGoodLoginWithoutRefreshTokenMakesNoRoomUntilItHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := byTenant(loginOnly)
@@ -633,6 +659,35 @@ func TestAGoodTokenFromAnAnswerMakesNoRoom(t *testing.T) {
 		}
 		got, err := k.Token(a, nil)
 		wantToken(t, got, err, "answer")
+	})
+}
+
+// The Source has no other than the login's, but can give its own again.
+func TestALoginThatItsSourceConfirmedMakesNoRoomAndATokenOfTheSourceDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if old == nil || old.AccessToken == "first" {
+					return &Token{AccessToken: "source"}, nil
+				}
+				return old, nil
+			})
+		})
+		k.MaxKeys = 2
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		login, first := &Token{AccessToken: "login"}, &Token{AccessToken: "first"}
+		k.Set(a, login)
+		k.Token(a, login)
+		k.Set(b, first)
+		second, _ := k.Token(b, first)
+		k.Token(b, second)
+		for i := range 3 {
+			if _, err := k.Token(tenant(t.Context(), fmt.Sprint("stranger-", i)), nil); err != nil {
+				t.Errorf("got %v, want room", err)
+			}
+		}
+		got, err := k.Token(a, nil)
+		wantToken(t, got, err, "login")
 	})
 }
 

@@ -155,6 +155,17 @@ func TestExpiresInWinsOverTheJWT(t *testing.T) {
 	}
 }
 
+func TestAnExpiryThatTheSourceSetsWinsOverTheJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token := &Token{AccessToken: unsignedJWT(`{"alg":"RS256"}`, `{"iat":1000,"exp":4600}`), Expiry: time.Now().Add(time.Minute)}
+		c := &tokensource.Cache{Source: tokensource.Static(token)}
+		got, err := c.Token(t.Context(), nil)
+		if err != nil || !got.Expiry.Equal(token.Expiry) {
+			t.Errorf("got %v with the Expiry %v, want %v", err, got.Expiry, token.Expiry)
+		}
+	})
+}
+
 func TestAnOpaqueTokenTellsNoLifetime(t *testing.T) {
 	for _, token := range []string{"opaque", "a.b", "a.b.c", "..", "a.b.c.d.e", "e30.e30.", "!.e30.c2ln"} {
 		synctest.Test(t, func(t *testing.T) {

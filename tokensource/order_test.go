@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,4 +243,26 @@ func TestALoginThatTheSourceTakesForEverDelaysCallersByTimeoutAtMost(t *testing.
 		}
 		time.Sleep(time.Hour)
 	})
+}
+
+// The refresh waits until the Source knows the first login; the second ends it.
+func TestARefreshThatALoginEndedNeitherAsksTheSourceNorFails(t *testing.T) {
+	for _, slow := range []time.Duration{time.Second, time.Minute} { // the first login is taken before the refresh's Timeout, or after
+		synctest.Test(t, func(t *testing.T) {
+			l := &teller{source: failing(unavailable), set: func(*Token) error { time.Sleep(slow); return nil }}
+			var events atomic.Int32
+			c := &tokensource.Cache{Source: l, OnRefresh: func(tokensource.Refresh) { events.Add(1) }}
+			a := &Token{AccessToken: "a"}
+			go c.Set(t.Context(), a)
+			synctest.Wait()
+			go c.Token(t.Context(), a)
+			synctest.Wait()
+			go c.Set(t.Context(), &Token{AccessToken: "b"})
+			time.Sleep(time.Hour)
+			wantCalls(t, l.source, 0)
+			if got := events.Load(); got != 0 {
+				t.Errorf("first login taken after %v: %d refreshes were reported, want none", slow, got)
+			}
+		})
+	}
 }

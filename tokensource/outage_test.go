@@ -38,6 +38,29 @@ func TestAnOutageOfTwoSecondsIsNotNoticed(t *testing.T) {
 	}
 }
 
+// Patience counts from the first failure, not from a confirmation before it.
+func TestAnOutageAfterTheSourceHasConfirmedItsTokenIsNotNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		expiry := time.Now().Add(time.Minute)
+		s := outage(expiry.Add(200*time.Millisecond), unavailable)
+		after := s.answer
+		s.answer = func(ctx context.Context, n int, old *Token) (*Token, error) {
+			if time.Now().Before(expiry) {
+				return &Token{AccessToken: "a", Expiry: expiry}, nil
+			}
+			return after(ctx, n, old)
+		}
+		c := &tokensource.Cache{Source: s}
+		c.Token(t.Context(), nil)
+		time.Sleep(55 * time.Second)
+		c.Token(t.Context(), nil) // begins an early refresh
+		time.Sleep(5 * time.Second)
+		if _, err := c.Token(t.Context(), nil); err != nil {
+			t.Errorf("got %v, want a token", err)
+		}
+	})
+}
+
 func TestAnOutageOfAMinuteIsNoticedAfterThreeSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

@@ -1,6 +1,7 @@
 package tokensource_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,13 +57,32 @@ func TestFailuresInARowAreSpacedMoreAndMore(t *testing.T) {
 	}
 }
 
+// slowFailing fails after an attempt that takes so long.
+func slowFailing(attempt time.Duration) *source {
+	return &source{answer: func(ctx context.Context, _ int, _ *Token) (*Token, error) {
+		return nil, cmp.Or[error](wait(ctx, attempt), unavailable)
+	}}
+}
+
 func TestNoPauseIsLongerThanItsBound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := failing(unavailable)
-		for i, gap := range gapsBy(t, time.Second, &tokensource.Cache{Source: s, Patience: -1}, s, 60) {
-			if gap > 101*time.Second || i > 50 && gap < 60*time.Second {
-				t.Errorf("after %d failures asked again after %v, want 60s to 100s", i, gap)
+	for _, attempt := range []time.Duration{0, 20 * time.Second} { // the bound is for an attempt and its pause
+		synctest.Test(t, func(t *testing.T) {
+			s := slowFailing(attempt)
+			for i, gap := range gapsBy(t, time.Second, &tokensource.Cache{Source: s, Patience: -1}, s, 60) {
+				if gap > 101*time.Second || i > 50 && gap < 60*time.Second {
+					t.Errorf("after %d failures that took %v asked again after %v, want 60s to 100s", i, attempt, gap)
+				}
 			}
+		})
+	}
+}
+
+func TestTheTimeOfAnAttemptCountsForThePauseAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := slowFailing(20 * time.Second)
+		gap := gaps(t, &tokensource.Cache{Source: s, Patience: -1}, s, 2)[1]
+		if gap < 23*time.Second || gap > 25*time.Second+time.Millisecond {
+			t.Errorf("asked again after %v, want an attempt of 20s and a pause of 3s to 5s", gap)
 		}
 	})
 }
@@ -172,7 +192,9 @@ func TestAnExpiredTokenOfASourceWithItsOwnPaceIsAskedForAtThatPaceOrSooner(t *te
 
 func TestTheSameTokenAtItsOwnPaceIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := paced(time.Minute, time.Hour)
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			return &Token{AccessToken: "same", RefreshAt: time.Now().Add(time.Minute)}, nil
+		}}
 		c := &tokensource.Cache{Source: s}
 		for i, gap := range gaps(t, c, s, 5)[1:] {
 			if gap != time.Minute {

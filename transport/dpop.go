@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
@@ -68,10 +69,6 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
-	most := 3 // sends; a recording is good for two
-	if body != nil {
-		most = 2
-	}
 	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
 	var refused *http.Response // and why, the last time
 	var last string
@@ -80,22 +77,20 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	for sent := 1; ; sent++ {
 		resp, err := d.send(req, attempt, nonce, refused)
 		if err != nil {
-			return resp, err
+			return nil, err
 		}
 		why := refusal(req, resp, nonce)
-		if why == "" || why == last || sent == most || !body.Hold(req) {
-			d.nonces.learn(req, resp, known, nonce)
-			return resp, nil
+		again := why != "" && why != last && sent < 3 && body.Hold(req)
+		if again {
+			attempt, err = body.Next(req)
 		}
-		if attempt, err = body.Next(req); err != nil {
+		if !again || err != nil {
 			d.nonces.learn(req, resp, known, nonce)
 			return resp, nil
 		}
 		discard(d.base(), resp, attempt)
 		refused, last = resp, why
-		if n := nonceOf(resp); n != "" { // its own, not one that others use at the same time
-			nonce = n
-		}
+		nonce = cmp.Or(nonceOf(resp), nonce) // its own, not one that others use at the same time
 	}
 }
 
@@ -193,8 +188,9 @@ func target(req *http.Request) (string, error) {
 	if u.Opaque != "" || strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }) {
 		return "", errors.New("a proof needs a URL that is not opaque, and whose host is in ASCII")
 	}
-	if zone, end := strings.IndexByte(u.Host, '%'), strings.LastIndexByte(u.Host, ']'); strings.HasPrefix(u.Host, "[") && 0 < zone && zone < end {
-		u.Host = u.Host[:zone] + u.Host[end:]
+	if address, port, ok := strings.Cut(u.Host, "]"); ok {
+		address, _, _ = strings.Cut(address, "%")
+		u.Host = address + "]" + port
 	}
 	o := origin.Of(&u)
 	path, _, _ := strings.Cut(u.RequestURI(), "?")
@@ -218,7 +214,7 @@ func refusal(req *http.Request, resp *http.Response, sent string) string {
 	switch code := proofError(req, resp); {
 	case code == useNonce && nonce != "" && nonce != sent:
 		return code
-	case code == invalidProof && resp.StatusCode == http.StatusUnauthorized && repeatable(req):
+	case code == invalidProof && repeatable(req):
 		return code
 	}
 	return ""

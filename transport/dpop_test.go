@@ -650,6 +650,8 @@ func TestARequestWhoseProofIsRefusedIsSentAgainIfItIsIdempotent(t *testing.T) {
 		{"GET", "", `DPoP error="invalid_token"`, 1},
 		{"POST", "Idempotency-Key", `DPoP error="invalid_token"`, 1},
 		{"GET", "", `Bearer error="invalid_dpop_proof"`, 1},
+		{"GET", "", `DPoP algs="ES256", DPoP error="invalid_dpop_proof"`, 2},
+		{"GET", "", `DPoP error="use_dpop_nonce"`, 1}, // without one
 	} {
 		ids := make(map[any]string) // and what came with it
 		dpop := &transport.DPoP{Key: p256, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -793,6 +795,39 @@ func TestARequestIsSentAgainOnceForItsNonceAndOnceForItsProof(t *testing.T) {
 			t.Errorf("%+v: it was sent %d times", c, len(s.seen))
 		}
 	}
+}
+
+// A server that refuses a body unread leaves nothing of it in the recording.
+func TestARecordedBodyThatWasNotReadIsSentTwiceAtMost(t *testing.T) {
+	sent, codes := 0, []string{"use_dpop_nonce", "invalid_dpop_proof", ""}
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp := bodyAnswer(401, http.NoBody)
+		resp.Header.Set("DPoP-Nonce", "n")
+		resp.Header.Set("WWW-Authenticate", fmt.Sprintf("DPoP error=%q", codes[sent]))
+		if sent++; sent > 1 {
+			io.Copy(io.Discard, req.Body)
+		}
+		return resp, req.Body.Close()
+	})
+	req, _ := http.NewRequest("PUT", "https://api.example", io.LimitReader(strings.NewReader("body"), 4))
+	if getsStatus(t, &transport.DPoP{Key: p256, Base: base}, req, 401); sent != 2 {
+		t.Errorf("it was sent %d times, want 2", sent)
+	}
+}
+
+func TestAProofThatIsRefusedWithoutANonceIsFollowedByOneWithTheSameNonce(t *testing.T) {
+	s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+		if n == 2 {
+			resp.StatusCode = 401
+			resp.Header = http.Header{"Www-Authenticate": {`DPoP error="invalid_dpop_proof"`}}
+		}
+	}}
+	dpop := &transport.DPoP{Key: p256, Base: s}
+	for range 2 {
+		req, _ := http.NewRequest("GET", "https://api.example", nil)
+		getsStatus(t, dpop, req, 200)
+	}
+	s.wantSeen(t, "", "nonce-1", "nonce-1")
 }
 
 // net/http sends a GET again by itself, with the proof that it has, when a
@@ -952,18 +987,20 @@ func TestNoPartOfABodyIsMissingWhateverTheOrderOfRefusals(t *testing.T) {
 	}
 }
 
-func TestAnAPIsRefusalIsNotReadForANonce(t *testing.T) {
-	read := false
-	base := roundTripper(func(*http.Request) (*http.Response, error) {
-		resp := bodyAnswer(400, atEnd(func() { read = true }))
-		resp.Header.Set("Content-Type", "application/json")
-		resp.Header.Set("DPoP-Nonce", "n")
-		return resp, nil
-	})
-	token := &tokensource.Token{AccessToken: "a", TokenType: "DPoP"}
-	auth := &transport.Auth{Source: tokensource.Static(token), Base: &transport.DPoP{Key: p256, Base: base}}
-	if _, err := auth.RoundTrip(postBody(t, "https://api.example", nil)); err != nil || read {
-		t.Errorf("got %v, the body was read: %t, want the first Read to be the caller's", err, read)
+func TestARefusalOfAnAPIOrWithoutANonceIsNotReadForADemand(t *testing.T) {
+	for authorization, nonce := range map[string]string{"DPoP token": "n", "": ""} {
+		read := false
+		base := roundTripper(func(*http.Request) (*http.Response, error) {
+			resp := bodyAnswer(400, atEnd(func() { read = true }))
+			resp.Header.Set("Content-Type", "application/json")
+			resp.Header.Set("DPoP-Nonce", nonce)
+			return resp, nil
+		})
+		req := postBody(t, "https://api.example", nil)
+		req.Header.Set("Authorization", authorization)
+		if _, err := (&transport.DPoP{Key: p256, Base: base}).RoundTrip(req); err != nil || read {
+			t.Errorf("%q: got %v, the body was read: %t, want the first Read to be the caller's", authorization, err, read)
+		}
 	}
 }
 

@@ -85,7 +85,7 @@ func TestANonceIsSharedWhenItIsGood(t *testing.T) {
 		"another came with the acceptance": {[]string{"!a", "b"}, 200, "b"},
 		"it was demanded, and then again":  {[]string{"!a", "!b"}, 401, "b"},
 		"it came with another refusal":     {[]string{"a"}, 403, "a"},
-		"its proof was refused":            {[]string{"!a", ""}, 403, ""},
+		"its proof was refused":            {[]string{"!a", ""}, 400, ""},
 	} {
 		var nonces []any
 		dpop := &transport.DPoP{Key: edKey}
@@ -119,6 +119,24 @@ func TestANonceIsSharedWhenItIsGood(t *testing.T) {
 			t.Errorf("%s: got the nonces %v, want %q in request %d", name, nonces, c.want, len(c.answers)+1)
 		}
 	}
+}
+
+func TestANonceThatCameMeanwhileStays(t *testing.T) {
+	s := &nonceServer{}
+	dpop := &transport.DPoP{Key: edKey, Base: s}
+	s.answer = func(n int, _ *http.Request, resp *http.Response) {
+		switch n {
+		case 1:
+			demand(resp, 401)
+		case 2: // accepted with nonce-1, but after another request was answered
+			getsStatus(t, dpop, postBody(t, "https://as.example", nil), 200)
+			resp.Header.Del("DPoP-Nonce")
+		}
+	}
+	for range 2 {
+		getsStatus(t, dpop, postBody(t, "https://as.example", nil), 200)
+	}
+	s.wantSeen(t, "", "nonce-1", "", "nonce-3")
 }
 
 func TestANonceIsNotEvictedBeforeItsResend(t *testing.T) {

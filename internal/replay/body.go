@@ -72,16 +72,16 @@ func (b *Body) First(req *http.Request) io.ReadCloser {
 }
 
 // Hold makes the first attempt wait before its next Read, if the body can be
-// sent again; else it reports false and the attempt goes on. What it reports
-// stays true: from here on the recording is not dropped.
+// sent again; else it reports false and the attempt goes on, as the second does.
+// What it reports stays true: from here on the recording is not dropped.
 func (b *Body) Hold(req *http.Request) bool {
 	if b == nil {
 		return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.nested && b.live != b.first {
-		return false // its owner has replaced it already
+	if b.settled || b.nested && b.live != b.first {
+		return false // this owner has replaced it already, or the one above
 	}
 	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
 	return b.held

@@ -133,6 +133,21 @@ func TestMovedAClockThatIsSetBackKeepsNoTokenAlive(t *testing.T) {
 	})
 }
 
+func TestMovedAClockThatIsSetBackKeepsNoTokenAliveThatItsSourceConfirmed(t *testing.T) {
+	inBubble(t, func(t *testing.T, move func(time.Duration)) {
+		only, away := &tokensource.Token{AccessToken: "only", Expiry: time.Now().Add(time.Hour).Round(0)}, error(nil)
+		c := &tokensource.Cache{Source: tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) { return only, away })}
+		c.Token(t.Context(), nil)
+		move(-5 * time.Hour)
+		c.Token(t.Context(), only) // is confirmed
+		away = errors.New("away")
+		time.Sleep(time.Hour)
+		if got, err := c.Token(t.Context(), nil); err == nil {
+			t.Errorf("got %v an hour later, want the error", got)
+		}
+	})
+}
+
 func TestMovedAnEarlyRefreshBeginsByTheFasterClock(t *testing.T) {
 	for name, pass := range map[string]func(move func(time.Duration)){
 		"set back":  func(move func(time.Duration)) { move(-5 * time.Hour); time.Sleep(30 * time.Minute) },
