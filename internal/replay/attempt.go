@@ -186,7 +186,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	case b.wanted():
 		b.dropped = !b.keep(p, false)
 		b.fit(a.lent)
-	case n > 0:
+	default:
 		b.dropped = true
 	}
 	a.read += int64(n)

@@ -198,6 +198,13 @@ type writerFunc func(p []byte) (int, error)
 
 func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
 
+func TestWriteToGoesOnWhenAReadReturnsNothing(t *testing.T) {
+	req := request(io.NopCloser(&emptyFirst{Reader: strings.NewReader("rest")}))
+	w, _, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 10)
+	want(t, "error", err, nil)
+	want(t, "written", w.String(), "rest")
+}
+
 func TestWriteToNoticesAShortWrite(t *testing.T) {
 	req, _ := text("rest")
 	_, err := replay.New(req, roomy, new(replay.Budget)).First(req).(io.WriterTo).WriteTo(
