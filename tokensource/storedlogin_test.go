@@ -391,33 +391,59 @@ func TestReleasesThatNameNoLoginsMayShareTheStore(t *testing.T) {
 	})
 }
 
-// A login may be saved though the answer is lost, and an earlier release goes on from it.
+// A login may be saved though the answer is lost, and an earlier release goes on from it. What
+// the process does meanwhile doesn't make it forget that.
 func TestALoginIsNotSavedOverWhatAnEarlierReleaseMadeOfIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(lossyStore), new(family)
-		p := newProcess(store, server)
-		login := &Token{AccessToken: "login", RefreshToken: "refresh-0"}
-		store.lose = func() {
-			got, err := newProcess(anEarlier{store}, server).stored.Token(t.Context(), login)
-			wantToken(t, got, err, "access-1")
-		}
-		if err := p.Set(t.Context(), login); err != nil {
-			t.Fatal(err)
-		}
-		got, err := p.stored.Token(t.Context(), login)
-		wantToken(t, got, err, "access-1")
-	})
+	login := &Token{AccessToken: "login", RefreshToken: "refresh-0"}
+	nothing := func(*testing.T, *tokensource.Stored) {}
+	for name, meanwhile := range map[string]struct {
+		saving, saved func(*testing.T, *tokensource.Stored)
+	}{
+		"nothing": {nothing, nothing},
+		"Token": {func(t *testing.T, s *tokensource.Stored) {
+			short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			s.Token(short, nil)
+		}, nothing},
+		"Replace": {nothing, func(t *testing.T, s *tokensource.Stored) {
+			s.Replace(t.Context(), login, &Token{AccessToken: "replaced"})
+		}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store, server := new(lossyStore), new(family)
+			p := newProcess(store, server)
+			store.saving = func() { meanwhile.saving(t, p.stored) }
+			store.lose = func() {
+				earlier := newProcess(anEarlier{store}, server).stored
+				got, err := earlier.Token(t.Context(), login)
+				wantToken(t, got, err, "access-1")
+				got, err = earlier.Token(t.Context(), got)
+				wantToken(t, got, err, "access-2")
+				meanwhile.saved(t, p.stored)
+			}
+			if err := p.Set(t.Context(), login); err != nil {
+				t.Fatal(name, err)
+			}
+			got, err := p.stored.Token(t.Context(), login)
+			wantToken(t, got, err, "access-2")
+		})
+	}
 }
 
 // A lossyStore saves and loses the answer and the lock.
 type lossyStore struct {
 	storetest.Memory
-	lose func()
+	saving func() // has not got the lock
+	lose   func()
+	locked bool
 }
 
 func (l *lossyStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
 	lose := l.lose
-	if lose == nil {
+	switch {
+	case l.locked:
+		return tokensource.ErrLocked
+	case lose == nil:
 		return l.Memory.Update(ctx, key, fn)
 	}
 	l.lose = nil
@@ -431,6 +457,9 @@ func (l *lossyStore) Update(ctx context.Context, key string, fn func([]byte, fun
 			return tokensource.ErrLocked
 		}
 		saved = true
+		l.locked = true
+		l.saving()
+		l.locked = false
 		l.Memory.Update(ctx, key, func(_ []byte, save func([]byte) error) error { return save(data) })
 		lose()
 		return errAway

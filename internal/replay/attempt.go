@@ -17,7 +17,6 @@ type attempt struct {
 	ended  bool  // Read has returned io.EOF
 	closed bool
 	lent   *chunk // what WriteTo hands to its writer, or reads into
-	spare  *chunk // where WriteTo reads what is not kept
 	gate   gate
 
 	trailer http.Header // filled at the end; nil in the first attempt, which has the caller's
@@ -35,51 +34,33 @@ func (a *attempt) Read(p []byte) (int, error) {
 func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 	for err == nil {
 		var p []byte
-		p, err = a.next(nil, true)
-		if len(p) > 0 {
-			n, failed := w.Write(slices.Clip(p)) // what follows is the recording's
-			written += int64(n)
-			if failed == nil && n < len(p) {
-				failed = io.ErrShortWrite
-			}
-			if failed != nil {
-				err = failed
-				a.body.mu.Lock()
-				a.ended = false // the end was read, but not written
-				a.body.mu.Unlock()
-			}
+		if p, err = a.next(nil, true); len(p) == 0 {
+			continue
+		}
+		var n int
+		n, err = w.Write(slices.Clip(p)) // what follows is the recording's
+		written += int64(n)
+		if err == nil && n < len(p) {
+			err = io.ErrShortWrite
 		}
 	}
-	a.returnChunks()
+	// After a panic of the writer, or of the caller's Read, the collector has the chunk.
+	a.body.mu.Lock()
+	a.lend(nil)
+	a.body.mu.Unlock()
 	if err == io.EOF {
 		err = nil
 	}
 	return written, err
 }
 
-// returnChunks ends what WriteTo does with chunks. Where it is not reached
-// because a writer or the caller's Read panicked, the collector has them.
-func (a *attempt) returnChunks() {
-	a.body.mu.Lock()
-	defer a.body.mu.Unlock()
-	a.lend(nil)
-	if a.spare != nil {
-		a.spare.recycle()
-		a.spare = nil
-	}
-	a.body.trim()
-}
-
 // lend notes which chunk WriteTo uses from now on outside of the lock; b.mu is held.
 func (a *attempt) lend(c *chunk) {
-	if a.lent == c {
-		return
+	if c != nil {
+		c.lent++
 	}
 	if a.lent != nil {
 		a.lent.giveBack()
-	}
-	if c != nil {
-		c.lent++
 	}
 	a.lent = c
 }
@@ -148,19 +129,27 @@ func (a *attempt) kept(p []byte, inPlace bool) []byte {
 // room is where to read the caller's body: where it will be kept, if it will, and
 // if there is as much room as some readers demand.
 func (a *attempt) room() []byte {
-	if c := a.body.place(); c != nil {
-		a.lend(c)
-		return c.free()
+	c := a.body.place()
+	if c == nil {
+		c = a.spare()
 	}
-	a.lend(nil)
-	if a.spare == nil {
-		size := int64(spareSize)
-		if a.whole() { // only the end is left to read
-			size = smallestChunk
-		}
-		a.spare = newChunk(size)
+	a.lend(c)
+	return c.free()
+}
+
+// spare is where WriteTo reads what is not kept: a chunk of no list, or no longer,
+// which goes back when the lending ends.
+func (a *attempt) spare() *chunk {
+	size := spareSize
+	if a.whole() { // only the end is left to read
+		size = smallestChunk
 	}
-	return a.spare.free()
+	c := a.lent
+	if c == nil || len(c.free()) < size {
+		c = newChunk(int64(size))
+		c.dropped = true
+	}
+	return c
 }
 
 var (
@@ -175,7 +164,8 @@ func (a *attempt) readSource(p []byte) (n int, err error) {
 	return a.body.src.Read(p)
 }
 
-// arrived takes what a Read of the caller's body returned.
+// arrived takes what a Read of the caller's body returned. WriteTo is told of an
+// error by its next Read, when the bytes are written.
 func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b := a.body
 	b.mu.Lock()
@@ -195,11 +185,15 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 		b.keep(p, true)
 	case b.wanted():
 		b.dropped = !b.keep(p, false)
-		b.fit(a.lent, n)
+		b.fit(a.lent)
+	default:
+		b.dropped = true
 	}
 	a.read += int64(n)
+	if a.lent != nil && n > 0 {
+		return n, nil
+	}
 	a.end(err)
-	b.trim()
 	return n, err
 }
 
@@ -242,7 +236,7 @@ func (a *attempt) Close() error {
 	}
 	b.mu.Lock()
 	a.closed = true
-	now := b.end != nil && b.live != nil || b.owners == 0 && b.live == a
+	now := b.end != nil || b.owners == 0 && b.live == a
 	b.trim()
 	b.cond.Broadcast()
 	b.mu.Unlock()

@@ -95,7 +95,6 @@ func (b *Body) Release() {
 	b.mu.Lock()
 	b.held = false
 	b.settle()
-	b.dropped = b.dropped || b.owners == 0
 	b.trim()
 	closeNow := b.owners == 0 && b.live != nil && b.live.closed
 	b.cond.Broadcast()

@@ -3,6 +3,7 @@ package replay_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime"
@@ -291,6 +292,16 @@ func TestTrailersReachTheSecondAttemptWhenTheBodyEnds(t *testing.T) {
 	want(t, "at the end", next.Trailer.Get("X-Sum"), "sum")
 }
 
+func TestTheFirstAttemptHasTheCallersTrailers(t *testing.T) {
+	req, _ := text("0123456789")
+	req.Trailer = http.Header{"X-Sum": {"sum"}}
+	b := replay.New(req, roomy, new(replay.Budget))
+	got, err := io.ReadAll(b.First(req))
+	want(t, "body", string(got), "0123456789")
+	want(t, "its end", err, nil)
+	want(t, "trailer", req.Trailer.Get("X-Sum"), "sum")
+}
+
 func TestBodyPastABoundGoesOnAndCannotBeSentAgain(t *testing.T) {
 	for _, limits := range []replay.Limits{{Body: 9, Total: 100}, {Body: 100, Total: 9}} {
 		req, closes := text("0123456789")
@@ -459,6 +470,17 @@ func TestCutAttemptReadsEOFOnlyWhenItHasAllOfTheContentLength(t *testing.T) {
 	}
 }
 
+func TestAnAttemptThatHasReadTheEndHasSentAll(t *testing.T) {
+	req, _ := text("0123456789")
+	b := replay.New(req, roomy, new(replay.Budget))
+	first := b.First(req)
+	io.ReadAll(first)
+	b.Hold(req)
+	want(t, "Sent", mustNext(t, b, req).Sent, true)
+	_, err := first.Read(make([]byte, 1))
+	want(t, "cut attempt's Read", err, io.EOF)
+}
+
 // With either of these net/http sends no Content-Length, so what the request
 // declares does not tell whether a server has it all.
 func TestAContentLengthThatIsNotSentDoesNotTellTheEnd(t *testing.T) {
@@ -497,8 +519,27 @@ func TestTheLastAttemptsCloseTellsTheBodysError(t *testing.T) {
 	req := request(failingClose{strings.NewReader("x"), broken})
 	b := replay.New(req, roomy, new(replay.Budget))
 	b.Release()
-	want(t, "error", b.First(req).Close(), broken)
-	want(t, "of the second Close", b.First(req).Close(), nil)
+	again := *req
+	again.GetBody = func() (io.ReadCloser, error) { return nil, nil }
+	for name, body := range map[string]io.Closer{"recorded": b.First(req), "GetBody": new(replay.Gated).Of(&again, req.Body)} {
+		want(t, name+": error", body.Close(), broken)
+		want(t, name+": of the second Close", body.Close(), nil)
+	}
+}
+
+func TestWhatIsReadAfterTheBodyWasGivenUpIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &waiting{begin: make(chan struct{}), end: make(chan struct{})}
+		req := request(src)
+		var budget replay.Budget
+		b := replay.New(req, roomy, &budget)
+		first := readAsync(b.First(req))
+		synctest.Wait()
+		b.Close()
+		close(src.begin)
+		want(t, "Read", now(first), "!"+replay.ErrCut.Error())
+		want(t, "budget", budget.Used(), int64(0))
+	})
 }
 
 type failingClose struct {
@@ -570,6 +611,40 @@ func TestASecondBodyFromGetBodyGoesWithTheCallersTrailer(t *testing.T) {
 		want(t, name+": Sent", next.Sent, true)
 		_, ok := next.Trailer["X-Sum"]
 		want(t, name+": Trailer", ok, true)
+	}
+}
+
+func TestNextTellsWhenGetBodyFails(t *testing.T) {
+	broken := errors.New("broken")
+	req := request(io.NopCloser(strings.NewReader("first")))
+	req.GetBody = func() (io.ReadCloser, error) { return nil, broken }
+	var b *replay.Body
+	next, err := b.Next(req)
+	want(t, "error", err, broken)
+	want(t, "Sent", next.Sent, false)
+}
+
+func TestSmallIsABodyThatAServerHasProbablyRead(t *testing.T) {
+	for read, small := range map[int64]bool{0: true, replay.Small: true, replay.Small + 1: false} {
+		req := request(pieces(20_000, 20_000))
+		b := replay.New(req, roomy, new(replay.Budget))
+		io.CopyN(io.Discard, b.First(req), read)
+		b.Hold(req)
+		want(t, fmt.Sprint("after ", read, " bytes"), mustNext(t, b, req).Small, small)
+	}
+	body := pieces(1, 1)
+	for _, c := range []struct {
+		body   io.ReadCloser
+		length int64
+		small  bool
+	}{
+		{nil, 0, true}, {http.NoBody, 0, true}, {body, -1, false}, {body, 0, false},
+		{body, 1, true}, {body, replay.Small, true}, {body, replay.Small + 1, false},
+	} {
+		req := &http.Request{Body: c.body, ContentLength: c.length}
+		req.GetBody = func() (io.ReadCloser, error) { return c.body, nil }
+		var b *replay.Body
+		want(t, fmt.Sprintf("Content-Length %d of %T", c.length, c.body), mustNext(t, b, req).Small, c.small)
 	}
 }
 
@@ -707,6 +782,53 @@ func TestAnOwnerBelowAnotherThatIsDoneDoesNotEndItsHold(t *testing.T) {
 		outer.Release()
 		want(t, "Read after Release", now(got), "0123456789")
 	})
+}
+
+func TestAnOwnerBelowAnotherThatIsDoneDoesNotEndItsRecording(t *testing.T) {
+	req, _ := text(strings.Repeat("x", 9000))
+	outer := replay.New(req, roomy, new(replay.Budget))
+	inner, _ := nested(outer.First(req))
+	inner.Done()
+	io.Copy(io.Discard, outer.First(req))
+	want(t, "Hold", outer.Hold(req), true)
+	outer.Done()
+}
+
+// Such an owner, below a base that has begun to read, sees no whole body.
+func TestAnOwnerThatComesLateCannotSendAgainWhatIsGone(t *testing.T) {
+	const whole = 50_000
+	for name, late := range map[string]func(*replay.Body, *http.Request) io.ReadCloser{
+		"read when it was released": func(b *replay.Body, req *http.Request) io.ReadCloser {
+			b.Release()
+			io.CopyN(io.Discard, b.First(req), 5)
+			return b.First(req)
+		},
+		"released when it was read": func(b *replay.Body, req *http.Request) io.ReadCloser {
+			io.CopyN(io.Discard, b.First(req), 5)
+			b.Release()
+			return b.First(req)
+		},
+		"read by a second attempt": func(b *replay.Body, req *http.Request) io.ReadCloser {
+			b.Hold(req)
+			next, _ := b.Next(req)
+			io.CopyN(io.Discard, next.Body, 5)
+			return next.Body
+		},
+		"kept for a second attempt": func(b *replay.Body, req *http.Request) io.ReadCloser {
+			io.CopyN(io.Discard, b.First(req), 40_000)
+			b.Hold(req)
+			next, _ := b.Next(req)
+			io.CopyN(io.Discard, next.Body, 30_000)
+			return next.Body
+		},
+	} {
+		req := request(pieces(whole, whole))
+		outer := replay.New(req, roomy, new(replay.Budget))
+		inner, below := nested(late(outer, req))
+		want(t, name+": Hold", inner.Hold(below), false)
+		inner.Done()
+		outer.Done()
+	}
 }
 
 func TestAnOwnerBelowAnotherCannotReplayWhatWasDropped(t *testing.T) {

@@ -15,13 +15,13 @@ import "sync"
 //     past, or of all if there is none: [recording.trim] says when. An attempt that was
 //     cut off, closed or given up finds its state changed when it takes the lock,
 //     before it looks at any chunk.
-//   - shrink replaces a chunk that only the Read has seen that has just filled it. Its
-//     WriteTo still has it lent.
-//   - lend and returnChunks end a lending when the writer, or the caller's Read,
+//   - shrink replaces the chunk that the Read of WriteTo has just filled, which has it
+//     lent.
+//   - lend ends a lending when the writer, or the caller's Read,
 //     has returned: by the contracts of [io.Writer] and [io.Reader] neither keeps what it
 //     was given. If one of them panics the lending never ends, and the collector
 //     has the chunk. So it has what a base forgets without Close.
-//   - WriteTo's own buffer, the spare, goes back when WriteTo returns.
+//   - WriteTo's own buffer, the spare, is in no list: it goes back when its lending ends.
 type chunks struct {
 	list  []*chunk
 	few   [6]*chunk // the list of most bodies, which then costs no allocation
@@ -35,9 +35,9 @@ type chunks struct {
 // its pool. data has what was recorded, and nothing is read beyond it.
 type chunk struct {
 	data    []byte
-	counted bool // in the budget
-	lent    int  // how many attempts hand it to a writer, or read into it
-	dropped bool // to be recycled when nobody has it any more
+	counted int64 // bytes of the budget: all of its own, or none
+	lent    int   // how many attempts hand it to a writer, or read into it
+	dropped bool  // to be recycled when nobody has it any more
 }
 
 // Sizes of chunks, in bytes.
@@ -124,23 +124,20 @@ func sized(n int64) int64 {
 	return size
 }
 
-// add appends a chunk of n bytes.
-func (s *chunks) add(n int64, counted bool) *chunk {
+// add appends a chunk of n bytes, of which so many count.
+func (s *chunks) add(n, counted int64) *chunk {
 	c := newChunk(n)
 	c.counted = counted
 	if s.list == nil {
 		s.list = s.few[:0]
 	}
 	s.list = append(s.list, c)
-	if counted {
-		s.taken += n
-	}
+	s.taken += counted
 	return c
 }
 
-// shrink makes the last chunk, which a Read has just been the first to fill, as
-// small as a body of that size needs, or none of it if it is empty. It returns
-// how much less of the budget the chunk has.
+// shrink makes the last chunk as small as a body of that size needs, or none of it
+// if it is empty. It returns how much less of the budget the chunk has.
 func (s *chunks) shrink() (bytes int64) {
 	c := s.last()
 	before := s.size - int64(len(c.data))
@@ -151,7 +148,7 @@ func (s *chunks) shrink() (bytes int64) {
 	case bytes > fit:
 		small := newChunk(fit)
 		small.data = append(small.data, c.data...)
-		small.counted = true
+		small.counted = fit
 		s.list[len(s.list)-1] = small
 		bytes -= fit
 	default:
@@ -168,9 +165,7 @@ func (s *chunks) release(n int) (bytes int64) {
 	for ; s.gone < n; s.gone++ {
 		c := s.list[s.gone]
 		s.list[s.gone] = nil
-		if c.counted {
-			bytes += int64(cap(c.data))
-		}
+		bytes += c.counted
 		c.drop()
 	}
 	s.taken -= bytes

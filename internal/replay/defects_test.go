@@ -16,13 +16,8 @@ var defects = []struct{ name, file, old, new string }{
 	if true {`},
 	{"a chunk goes back that a second attempt may need", "recording.go", `if b.wanted() || b.gone`, `if b.gone`},
 	{"WriteTo's buffer goes back before it is written", "attempt.go", `	a.read += int64(n)
-	a.end(err)
 `, `	a.read += int64(n)
-	if a.spare != nil {
-		a.spare.recycle()
-		a.spare = nil
-	}
-	a.end(err)
+	a.lend(nil)
 `},
 }
 

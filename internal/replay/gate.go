@@ -88,7 +88,7 @@ func Large(req *http.Request) bool {
 // Read reads the body.
 func (g *Gated) Read(p []byte) (int, error) {
 	n, err := g.body.Read(p)
-	if n > 0 && !g.began.Load() {
+	if n > 0 {
 		g.began.Store(true)
 	}
 	if err != nil {

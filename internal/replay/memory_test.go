@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -78,7 +81,56 @@ func TestASecondAttemptThatWasAnsweredEarlyCountsUntilItIsReadOrClosed(t *testin
 		want(t, how+": not yet", budget.Used() >= 100_000, true)
 		end(next.Body)
 		want(t, how+": after", budget.Used(), int64(0))
+		for range 100 { // what was given back is not given back again
+			runtime.GC()
+			runtime.Gosched()
+		}
+		want(t, how+": when it was collected", budget.Used(), int64(0))
 	}
+}
+
+func TestASecondAttemptGivesBackEachChunkThatItHasRead(t *testing.T) {
+	for how, read := range readers {
+		var budget replay.Budget
+		req := request(pieces(100*kib, 4*kib))
+		b := replay.New(req, roomy, &budget)
+		read(b.First(req)) // 64 KiB and 64 KiB, or 4, 4, 8, 16, 32 and 64 KiB
+		b.Hold(req)
+		next := mustNext(t, b, req)
+		all := budget.Used()
+		first := all / 2
+		if how == "Read" {
+			first = 4 * kib
+			io.CopyN(io.Discard, struct{ io.Reader }{next.Body}, first)
+			next.Body.Read(make([]byte, 1))
+		} else {
+			io.Copy(&writer{most: int(first) + 1}, next.Body)
+		}
+		want(t, how+": budget", budget.Used(), all-first)
+		b.Done()
+	}
+}
+
+func TestWhatIsKeptBeyondTheBoundDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource()
+		req := request(src)
+		var budget replay.Budget
+		b := replay.New(req, replay.Limits{Body: 3, Total: 3}, &budget)
+		first := readAsync(b.First(req))
+		synctest.Wait()
+		b.Hold(req)
+		src.pieces <- strings.Repeat("x", 90)
+		synctest.Wait()
+		want(t, "budget", budget.Used(), int64(3))
+		want(t, "first Read", len(now(first)), 90)
+		next := mustNext(t, b, req)
+		b.Done()
+		close(src.pieces)
+		n, err := io.Copy(io.Discard, next.Body)
+		want(t, "second attempt", fmt.Sprint(n, err), "90 <nil>")
+		want(t, "budget at the end", budget.Used(), int64(0))
+	})
 }
 
 func TestWhatABaseForgetsIsGivenBack(t *testing.T) {
@@ -101,15 +153,42 @@ func TestWhatABaseForgetsIsGivenBack(t *testing.T) {
 }
 
 func TestTheEndOfABodyOfKnownLengthTakesNothingFromTheBudget(t *testing.T) {
-	for _, size := range []int{1, 4 << 10, 64 << 10, 256 << 10, 1 << 20} {
+	for _, c := range []struct{ size, taken int }{
+		{1, 4 * kib}, {4 * kib, 4 * kib}, {64 * kib, 64 * kib}, {256 * kib, 256 * kib}, {300 * kib, 320 * kib}, {1024 * kib, 1024 * kib},
+	} {
 		var budget replay.Budget
-		req := request(pieces(size, 1<<20))
-		req.ContentLength = int64(size)
+		req := request(pieces(c.size, 1<<20))
+		req.ContentLength = int64(c.size)
 		b := replay.New(req, roomy, &budget)
 		first := b.First(req)
-		io.CopyN(io.Discard, struct{ io.Reader }{first}, int64(size))
+		io.CopyN(io.Discard, struct{ io.Reader }{first}, int64(c.size))
 		io.Copy(io.Discard, first) // as net/http looks for the end
-		want(t, fmt.Sprint(size, " bytes: budget"), budget.Used(), int64(max(size, 4<<10)))
+		want(t, fmt.Sprint(c.size, " bytes: budget"), budget.Used(), int64(c.taken))
+		b.Done()
+	}
+}
+
+func TestARecordingOfKnownLengthTakesAllOfItAtOnce(t *testing.T) {
+	for how, read := range map[string]func(io.Reader){
+		"Read":    func(r io.Reader) { r.Read(make([]byte, 1)) },
+		"WriteTo": func(r io.Reader) { io.Copy(stopped{}, r) },
+	} {
+		var budget replay.Budget
+		req := request(pieces(64*kib, 700))
+		req.ContentLength = 64 * kib
+		b := replay.New(req, roomy, &budget)
+		read(b.First(req))
+		want(t, how+": budget", budget.Used(), int64(64*kib))
+		b.Done()
+	}
+}
+
+func TestAnEmptyBodyNeedsNoMemory(t *testing.T) {
+	for how, read := range readers {
+		req := request(pieces(0, 1))
+		b := replay.New(req, replay.Limits{Body: 1, Total: 0}, new(replay.Budget))
+		read(b.First(req))
+		want(t, how+": Hold", b.Hold(req), true)
 		b.Done()
 	}
 }
@@ -273,6 +352,77 @@ func gated(ctx context.Context, size int) map[string]io.ReadCloser {
 	}
 }
 
+// A second answer, or a second Close, is none.
+func TestCloseWaitsOnceForTheAnswer(t *testing.T) {
+	for _, kind := range []string{"recorded", "GetBody"} {
+		synctest.Test(t, func(t *testing.T) {
+			body := gated(t.Context(), replay.Small+1)[kind]
+			body.Read(make([]byte, 1))
+			began := time.Now()
+			body.Close()
+			body.Close()
+			want(t, kind+": both Closes took", time.Since(began), 100*time.Millisecond)
+			body.(interface{ Answered() }).Answered()
+			body.(interface{ Answered() }).Answered()
+		})
+	}
+}
+
+func TestTwoClosesAtOnceWaitForTheSameAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := gated(t.Context(), replay.Small+1)["recorded"]
+		body.Read(make([]byte, 1))
+		began := time.Now()
+		var both sync.WaitGroup
+		both.Go(func() { body.Close() })
+		both.Go(func() { body.Close() })
+		synctest.Wait()
+		body.(interface{ Answered() }).Answered()
+		both.Wait()
+		want(t, "they took", time.Since(began), time.Duration(0))
+	})
+}
+
+func TestCloseOfARecordedBodyWaitsOnlyIfAnAnswerMayCome(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  error // of the caller's body, after 10 bytes
+		play func(b *replay.Body, req *http.Request) io.Closer
+		want time.Duration
+	}{
+		"the caller's body failed": {errScript, func(b *replay.Body, req *http.Request) io.Closer {
+			io.ReadAll(b.First(req))
+			return b.First(req)
+		}, 0},
+		"cut off": {io.EOF, func(b *replay.Body, req *http.Request) io.Closer {
+			b.First(req).Read(make([]byte, 1))
+			b.Hold(req)
+			b.Next(req)
+			return b.First(req)
+		}, 0},
+		"what was kept is not sent whole": {io.EOF, func(b *replay.Body, req *http.Request) io.Closer {
+			io.ReadAll(b.First(req))
+			b.Hold(req)
+			next, _ := b.Next(req)
+			next.Body.Read(make([]byte, 1))
+			return next.Body
+		}, 100 * time.Millisecond},
+		"the end was not written": {io.EOF, func(b *replay.Body, req *http.Request) io.Closer {
+			io.Copy(stopped{}, b.First(req))
+			return b.First(req)
+		}, 100 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			end := io.MultiReader(strings.NewReader("0123456789"), errReader{c.end})
+			req := request(io.NopCloser(iotest.DataErrReader(end))).WithContext(t.Context())
+			b := replay.New(req, roomy, new(replay.Budget))
+			body := c.play(b, req)
+			began := time.Now()
+			body.Close()
+			want(t, name+": Close took", time.Since(began), c.want)
+		})
+	}
+}
+
 func TestCloseBeforeTheEndWaitsForTheAnswer(t *testing.T) {
 	for how, c := range map[string]struct {
 		read     int64 // before Close
@@ -313,14 +463,37 @@ func TestCloseBeforeTheEndWaitsForTheAnswer(t *testing.T) {
 func TestSmallBodiesAndThoseThatAreGatedAlreadyStayWhatTheyAre(t *testing.T) {
 	large := request(pieces(1, 1))
 	large.GetBody = func() (io.ReadCloser, error) { return nil, nil }
-	small := *large
-	small.ContentLength = replay.Small
-	for name, req := range map[string]*http.Request{"no body": request(http.NoBody), "small": &small} {
+	small, empty, none := *large, *large, *large
+	small.ContentLength, empty.Body, none.Body = replay.Small, http.NoBody, nil
+	for name, req := range map[string]*http.Request{"no body": &none, "empty": &empty, "small": &small, "no GetBody": request(large.Body)} {
 		want(t, name, new(replay.Gated).Of(req, req.Body), req.Body)
 	}
 	gate := new(replay.Gated).Of(large, large.Body)
 	want(t, "large", gate == large.Body, false)
 	want(t, "gated", new(replay.Gated).Of(large, gate), gate)
+}
+
+// Over TLS, and with HTTP/2, the system can't send it.
+func TestAFileIsGatedWhereTheSystemDoesNotSendIt(t *testing.T) {
+	for scheme, gated := range map[string]bool{"http": false, "https": true} {
+		file := new(os.File)
+		req := &http.Request{URL: &url.URL{Scheme: scheme}, Body: file}
+		req.GetBody = func() (io.ReadCloser, error) { return nil, nil }
+		got := new(replay.Gated).Of(req, file)
+		want(t, scheme+": gated", got != io.ReadCloser(file), gated)
+	}
+}
+
+func TestCloseDoesNotWaitIfTheBodyGaveNothing(t *testing.T) {
+	for _, kind := range []string{"recorded", "GetBody"} {
+		synctest.Test(t, func(t *testing.T) {
+			body := gated(t.Context(), replay.Small+1)[kind]
+			body.Read(nil)
+			began := time.Now()
+			body.Close()
+			want(t, kind+": Close took", time.Since(began), time.Duration(0))
+		})
+	}
 }
 
 // emptyFirst is a body whose first Read returns nothing.
@@ -354,6 +527,29 @@ func TestAnOwnerBelowRecordsABodyOfWhichNothingWasReadYet(t *testing.T) {
 	want(t, "third attempt", fmt.Sprint(string(got), err), whole+"<nil>")
 	inner.Done()
 	b.Done()
+}
+
+func TestAnOwnerBelowRecordsABodyWhoseFirstReadIsInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const whole = "0123456789"
+		src := newSource()
+		req := request(src)
+		req.ContentLength = int64(len(whole))
+		b := replay.New(req, roomy, new(replay.Budget))
+		first := newPiped(b.First(req))
+		synctest.Wait()
+		b.Hold(req)
+		second := mustNext(t, b, req)
+		first.Close() // lets go of the chunk that is read into
+		inner, below := nested(second.Body)
+		got := readAsync(inner.First(below))
+		src.pieces <- whole
+		want(t, "second attempt", now(got), whole)
+		want(t, "Hold", inner.Hold(below), true)
+		want(t, "third attempt", now(readAsync(mustNext(t, inner, below).Body)), whole)
+		inner.Done()
+		b.Done()
+	})
 }
 
 // stopped is a writer that wants no more.

@@ -63,7 +63,7 @@ func (b *recording) keep(p []byte, must bool) bool {
 	for len(p) > 0 {
 		c := b.tail(int64(len(p)))
 		if c == nil && must {
-			c = b.add(sized(int64(len(p))), false)
+			c = b.add(sized(int64(len(p))), 0)
 		}
 		if c == nil {
 			return false
@@ -107,20 +107,19 @@ func (b *recording) tail(n int64) *chunk {
 	if c := b.last(); c != nil && len(c.free()) > 0 {
 		return c
 	}
-	n = min(b.grown(b.length-b.size, n), b.limits.Body-b.taken)
-	if n <= 0 || b.done {
+	if b.done {
 		return nil
 	}
+	n = min(b.grown(b.length-b.size, n), b.limits.Body-b.taken)
 	if n = b.budget.take(n, b.limits.Total); n == 0 {
 		return nil
 	}
-	return b.add(n, true)
+	return b.add(n, n)
 }
 
-// fit shrinks the last chunk, if c is that and a Read of n bytes was the first to
-// fill it. b.mu is held.
-func (b *recording) fit(c *chunk, n int) {
-	if c != nil && c == b.last() && c.counted && len(c.data) == n && b.length <= 0 {
+// fit shrinks the last chunk, if WriteTo has read into it. b.mu is held.
+func (b *recording) fit(lent *chunk) {
+	if lent != nil && lent == b.last() && b.length <= 0 {
 		b.budget.give(b.shrink())
 	}
 }
@@ -143,7 +142,9 @@ func (b *recording) trim() {
 		}
 		n = a.chunk
 	}
-	b.dropped = b.dropped || b.size > 0 && n > b.gone
+	if b.size > 0 && n > b.gone {
+		b.dropped = true
+	}
 	freed := b.release(n)
 	b.budget.give(freed)
 	if b.loan != nil {
@@ -172,11 +173,7 @@ func (b *recording) lendOn() {
 
 // closeSource closes the caller's body, once.
 func (b *recording) closeSource() error {
-	b.mu.Lock()
-	closed := b.closed
-	b.closed = true
-	b.mu.Unlock()
-	if closed {
+	if !b.closing() {
 		return nil
 	}
 	return b.src.Close()
@@ -185,10 +182,16 @@ func (b *recording) closeSource() error {
 // closeSourceSoon is closeSource for who must not wait. Close may: that of a
 // server's inbound body waits for a Read in progress, or reads the rest.
 func (b *recording) closeSourceSoon() {
-	b.mu.Lock()
-	closed := b.closed
-	b.mu.Unlock()
-	if !closed {
-		go b.closeSource()
+	if b.closing() {
+		go b.src.Close()
 	}
+}
+
+// closing reports whether the caller's body is to be closed now.
+func (b *recording) closing() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := !b.closed
+	b.closed = true
+	return first
 }

@@ -3,10 +3,13 @@ package replay_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 
 	"github.com/tokentripper/tokentripper/internal/replay"
@@ -59,13 +62,18 @@ func writeTo(body io.Reader, most int) (*writer, int64, error) {
 const kib = 1 << 10
 
 func TestWriteToWritesLargerAndLargerPieces(t *testing.T) {
-	req, _ := text(strings.Repeat("x", 600*kib))
-	w, n, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 1<<20)
-	want(t, "error", err, nil)
-	want(t, "written", n, int64(600*kib))
-	pieces := []int{64 * kib, 64 * kib, 128 * kib, 256 * kib, 88 * kib}
-	if !slices.Equal(w.pieces, pieces) {
-		t.Errorf("pieces: got %v, want %v", w.pieces, pieces)
+	for length, pieces := range map[int64][]int{
+		-1:        {64 * kib, 64 * kib, 128 * kib, 256 * kib, 88 * kib},
+		600 * kib: {256 * kib, 256 * kib, 88 * kib},
+	} {
+		req, _ := text(strings.Repeat("x", 600*kib))
+		req.ContentLength = length
+		w, n, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 1<<20)
+		want(t, "error", err, nil)
+		want(t, "written", n, int64(600*kib))
+		if !slices.Equal(w.pieces, pieces) {
+			t.Errorf("Content-Length %d: got pieces %v, want %v", length, w.pieces, pieces)
+		}
 	}
 }
 
@@ -190,6 +198,13 @@ type writerFunc func(p []byte) (int, error)
 
 func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
 
+func TestWriteToGoesOnWhenAReadReturnsNothing(t *testing.T) {
+	req := request(io.NopCloser(&emptyFirst{Reader: strings.NewReader("rest")}))
+	w, _, err := writeTo(replay.New(req, roomy, new(replay.Budget)).First(req), 10)
+	want(t, "error", err, nil)
+	want(t, "written", w.String(), "rest")
+}
+
 func TestWriteToNoticesAShortWrite(t *testing.T) {
 	req, _ := text("rest")
 	_, err := replay.New(req, roomy, new(replay.Budget)).First(req).(io.WriterTo).WriteTo(
@@ -241,6 +256,91 @@ func TestWriteToReturnsTheWritersError(t *testing.T) {
 	n, err := replay.New(req, roomy, new(replay.Budget)).First(req).(io.WriterTo).WriteTo(failingWriter{full})
 	want(t, "written", n, int64(2))
 	want(t, "error", err, full)
+}
+
+// The end comes with the last bytes, and those don't arrive.
+func TestAnAttemptWhoseLastWriteFailsHasNotSentAll(t *testing.T) {
+	req := request(io.NopCloser(iotest.DataErrReader(strings.NewReader("rest"))))
+	b := replay.New(req, roomy, new(replay.Budget))
+	io.Copy(stopped{}, b.First(req))
+	b.Hold(req)
+	want(t, "Sent", mustNext(t, b, req).Sent, false)
+}
+
+// A roomSource is a body that notes how much its Reads may return.
+type roomSource struct {
+	io.Reader
+	rooms []int
+}
+
+func (r *roomSource) Read(p []byte) (int, error) {
+	r.rooms = append(r.rooms, len(p))
+	return r.Reader.Read(p)
+}
+
+func TestTheEndOfABodyOfKnownLengthIsReadWithLittleRoom(t *testing.T) {
+	src := &roomSource{Reader: strings.NewReader(long[:4*kib])}
+	req := request(io.NopCloser(src))
+	req.ContentLength = 4 * kib
+	b := replay.New(req, roomy, new(replay.Budget))
+	io.Copy(io.Discard, b.First(req))
+	want(t, "rooms", fmt.Sprint(src.rooms), "[4096 4096]")
+}
+
+// Whoever gets a chunk that went back writes into it. The writer is asked when it has the
+// whole body, which is one chunk.
+func TestAChunkThatIsWrittenIsNotUsedAgain(t *testing.T) {
+	const size = 64 * kib
+	for name, c := range map[string]struct {
+		bound   int64
+		prepare func(b *replay.Body, req *http.Request) io.ReadCloser // the attempt that is written
+	}{
+		"what is read": {size, func(b *replay.Body, req *http.Request) io.ReadCloser { return b.First(req) }},
+		"what was kept": {size, func(b *replay.Body, req *http.Request) io.ReadCloser {
+			io.Copy(io.Discard, b.First(req))
+			b.Hold(req)
+			next, _ := b.Next(req)
+			return next.Body
+		}},
+		"what is written by a first attempt, too": {size, func(b *replay.Body, req *http.Request) (second io.ReadCloser) {
+			io.Copy(writerFunc(func(p []byte) (int, error) {
+				b.Hold(req)
+				next, _ := b.Next(req)
+				io.Copy(writerFunc(func(p []byte) (int, error) { next.Body.Close(); return len(p), nil }), next.Body)
+				others(size)
+				if !bytes.Equal(p, []byte(long[:len(p)])) {
+					t.Error("the first attempt's bytes were overwritten by another body")
+				}
+				return len(p), nil
+			}), b.First(req))
+			return b.First(req)
+		}},
+		"what is not kept": {1, func(b *replay.Body, req *http.Request) io.ReadCloser { return b.First(req) }},
+	} {
+		req := request(pieces(size, size))
+		b := replay.New(req, replay.Limits{Body: c.bound, Total: c.bound}, new(replay.Budget))
+		body := c.prepare(b, req)
+		body.(interface{ Answered() }).Answered()
+		io.Copy(writerFunc(func(p []byte) (int, error) {
+			body.Close() // as net/http does with HTTP/2
+			others(size)
+			if !bytes.Equal(p, []byte(long[:len(p)])) {
+				t.Errorf("%s: it was overwritten by another body", name)
+			}
+			return len(p), nil
+		}), body)
+		b.Done()
+	}
+}
+
+// others records other bodies of so many bytes.
+func others(size int) {
+	for range 3 {
+		req, _ := text(strings.Repeat("another body....", size/16))
+		b := replay.New(req, roomy, new(replay.Budget))
+		io.Copy(io.Discard, b.First(req))
+		defer b.Done()
+	}
 }
 
 type failingWriter struct{ err error }

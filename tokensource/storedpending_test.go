@@ -1,0 +1,139 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/storetest"
+)
+
+// What is pending, when the store is there again.
+
+// The clock of who saved the login before is ahead.
+func TestALoginThatFailedReplacesTheLoginThatItFoundWhateverTheClocksSay(t *testing.T) {
+	for _, logins := range []int{1, 2} { // each of which fails
+		synctest.Test(t, func(t *testing.T) {
+			store := new(brokenStore)
+			putLogin(t, store, time.Hour, "alice")
+			p := newProcess(store, ofLogin)
+			got, err := p.stored.Token(t.Context(), nil)
+			wantToken(t, got, err, "before")
+			store.update.Store(true)
+			last := ""
+			for i := range logins {
+				last = fmt.Sprint("login-", i)
+				if err := p.stored.Set(t.Context(), &Token{AccessToken: last, RefreshToken: last}); !isStoreError(err, "update") {
+					t.Fatalf("got %v, want a StoreError", err)
+				}
+			}
+			store.update.Store(false)
+			got, err = p.stored.Token(t.Context(), nil)
+			wantToken(t, got, err, last)
+		})
+	}
+}
+
+// The refusal is of R1, which the pending token has still, or has exchanged for R2.
+func TestARefusalCountsForAReplacedTokenThatHasItsRefreshToken(t *testing.T) {
+	for _, c := range []struct {
+		exchanged bool     // the refresh token of the first that is pending; else Replace made it
+		replaced  []string // refresh tokens of those that replace it, in turn
+		ended     bool
+	}{
+		{false, []string{"R1"}, true},
+		{false, []string{"R2"}, false},
+		{false, []string{"R1", "R1"}, true},
+		{false, []string{"R1", "R2"}, false},
+		{false, []string{"R2", "R2"}, false},
+		{true, []string{"R2"}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := new(storetest.Memory)
+			mine := &cutOff{Store: store}
+			calls := 0
+			source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
+				if calls++; c.exchanged && calls == 1 {
+					mine.cut.Store(true)
+					return &Token{AccessToken: "exchanged", RefreshToken: "R2"}, nil
+				}
+				return nil, tokensource.ErrReauthenticate
+			})
+			s, other := newProcess(mine, source).stored, newProcess(store, source).stored
+			newest := &Token{AccessToken: "login", RefreshToken: "R1"}
+			s.Set(t.Context(), newest)
+			if c.exchanged {
+				newest, _ = s.Token(t.Context(), newest)
+			}
+			mine.cut.Store(true)
+			for i, refresh := range c.replaced {
+				next := &Token{AccessToken: fmt.Sprint("replaced-", i), RefreshToken: refresh}
+				s.Replace(t.Context(), newest, next)
+				newest = next
+			}
+			if _, err := other.Token(t.Context(), &Token{AccessToken: "login"}); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Fatalf("got %v, want ErrReauthenticate", err)
+			}
+			mine.cut.Store(false)
+			got, err := s.Token(t.Context(), nil)
+			if c.ended && !errors.Is(err, tokensource.ErrReauthenticate) || !c.ended && (err != nil || got.AccessToken != newest.AccessToken) {
+				t.Errorf("%+v: got %v, %v", c, got, err)
+			}
+		})
+	}
+}
+
+// A deafStore saves, and says that it has not.
+type deafStore struct {
+	storetest.Memory
+	deaf bool
+}
+
+func (d *deafStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	return d.Memory.Update(ctx, key, func(value []byte, save func([]byte) error) error {
+		return fn(value, func(data []byte) error {
+			if err := save(data); err != nil || !d.deaf {
+				return err
+			}
+			return errAway
+		})
+	})
+}
+
+func TestWhatReplacesALoginIsNewerThanTheLoginThatMayHaveBeenSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &deafStore{deaf: true}
+		s := newProcess(store, ofLogin).stored
+		login := &Token{AccessToken: "login", RefreshToken: "R1"}
+		if err := s.Set(t.Context(), login); !isStoreError(err, "save") {
+			t.Fatalf("got %v, want a StoreError", err)
+		}
+		store.deaf = false
+		if err := s.Replace(t.Context(), login, &Token{AccessToken: "replaced"}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Token(t.Context(), nil)
+		wantToken(t, got, err, "replaced")
+	})
+}
+
+func TestALoadThatTheCallersContextEndsTellsNothingOfTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(brokenStore)
+		s := newProcess(store, ofLogin).stored
+		s.Set(t.Context(), &Token{AccessToken: "login", RefreshToken: "R1"})
+		store.hang.Store(true)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Token(short, nil); err != context.DeadlineExceeded {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		if s.Pending() {
+			t.Error("the login is pending again, want it saved")
+		}
+	})
+}
