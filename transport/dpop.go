@@ -83,6 +83,7 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		why := refusal(req, resp, nonce)
+		resp = settled(resp)
 		if why == "" || why == last || sent == most || !body.Hold(req) {
 			d.nonces.learn(req, resp, known, nonce)
 			return resp, nil
