@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,39 +18,6 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// A dead refresh token, as servers tell it who do not say invalid_grant.
-var deadReplies = map[string]struct {
-	status int
-	body   string
-	final  func(*tokensource.EndpointError) bool
-}{
-	"glewlwyd":     {400, ``, func(e *tokensource.EndpointError) bool { return e.StatusCode == 400 && e.Code == "" }},
-	"dex":          {400, `{"error":"invalid_request"}`, byCode("invalid_request")},
-	"ATProto":      {400, `{"error":"ExpiredToken","message":"Token has expired"}`, byCode("ExpiredToken")},
-	"UAA":          {401, `{"error":"invalid_token","error_description":"expired"}`, byCode("invalid_token")},
-	"a plain 403":  {403, `no`, func(e *tokensource.EndpointError) bool { return e.StatusCode == 403 }},
-	"GitHub":       {200, `{"error":"bad_refresh_token"}`, byCode("bad_refresh_token")},
-	"Slack":        {200, `{"ok":false,"error":"invalid_refresh_token"}`, byCode("invalid_refresh_token")},
-	"Entra":        {400, `{"error":"interaction_required"}`, byCode("interaction_required")},
-	"RFC 6749":     {400, `{"error":"invalid_grant"}`, nil},
-	"one and both": {400, `{"error":"invalid_grant"}`, byCode("bad_refresh_token")},
-}
-
-func byCode(code string) func(*tokensource.EndpointError) bool {
-	return func(e *tokensource.EndpointError) bool { return e.Code == code }
-}
-
-func TestFinalTellsThatARefreshTokenIsDead(t *testing.T) {
-	for server, c := range deadReplies {
-		e := endpointReply(c.status, contentType("application/json"), c.body)
-		source := &tokensource.RefreshToken{Endpoint: e, RefreshToken: "dead", Final: c.final}
-		_, err := source.Token(t.Context(), nil)
-		if _, ok := errors.AsType[*tokensource.EndpointError](err); !ok || !errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("%s: got %v, want ErrReauthenticate and the reply", server, err)
-		}
-	}
-}
-
 func TestFinalIsNotAskedWhereAnotherEndpointHasRefused(t *testing.T) {
 	lender := &tokensource.ClientCredentials{Endpoint: endpointReply(400, nil, `{"error":"bad_refresh_token"}`)}
 	e := endpointReply(200, nil, `{"access_token":"a"}`)
@@ -59,40 +25,6 @@ func TestFinalIsNotAskedWhereAnotherEndpointHasRefused(t *testing.T) {
 	_, err := (&tokensource.RefreshToken{Endpoint: e, RefreshToken: "alive", Final: byCode("bad_refresh_token")}).Token(t.Context(), nil)
 	if err == nil || errors.Is(err, tokensource.ErrReauthenticate) {
 		t.Errorf("got %v, want an error that is not ErrReauthenticate: the assertion was refused, not the refresh token", err)
-	}
-}
-
-func TestProcessesLearnFromEachOtherThatARefreshTokenIsDead(t *testing.T) {
-	for server, c := range deadReplies {
-		synctest.Test(t, func(t *testing.T) {
-			var sent atomic.Int32
-			e := endpointReply(c.status, contentType("application/json"), c.body)
-			answer := e.Client.Transport
-			e.Client.Transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
-				sent.Add(1)
-				time.Sleep(100 * time.Millisecond)
-				return answer.RoundTrip(req)
-			})
-			store := new(storetest.Memory)
-			ended := make(chan error)
-			for range 8 {
-				c := &tokensource.Cache{Patience: -1, Source: &tokensource.Stored{
-					Source: &tokensource.RefreshToken{Endpoint: e, RefreshToken: "dead", Final: c.final}, Store: store, Key: "app",
-				}}
-				go func() {
-					_, err := c.Token(t.Context(), nil)
-					ended <- err
-				}()
-			}
-			for range 8 {
-				if err := <-ended; !errors.Is(err, tokensource.ErrReauthenticate) {
-					t.Errorf("%s: got %v, want ErrReauthenticate", server, err)
-				}
-			}
-			if sent.Load() != 1 {
-				t.Errorf("%s: the dead refresh token was sent %d times, want once", server, sent.Load())
-			}
-		})
 	}
 }
 

@@ -94,6 +94,7 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
 	if b, ok := resp.Body.(*beginning); ok {
 		pooled = pooled || b.whole()
+		b.from.ContentLength = math.MaxInt64
 	}
 	resp.ContentLength = math.MaxInt64 // Go 1.27 reads the rest of a shorter body in Close, and keeps the connection
 	closed := make(chan struct{})

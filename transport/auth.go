@@ -212,6 +212,7 @@ func (a *Auth) send(req *http.Request, attempt replay.Next, c *credentials) (res
 		a.take(req.Context(), a.NewToken(resp), c.token)
 	}
 	refused = a.refuses(resp)
+	resp = settled(resp)
 	if !refused && resp.StatusCode < 400 { // other errors prove no token
 		a.guard.accepted(req, c.token)
 	}

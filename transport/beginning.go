@@ -18,7 +18,12 @@ import (
 // One goroutine reads ahead. [newBeginning] waits for it, but not for ever: past
 // its bounds the Read in progress is the last one, and the caller's Read goes on
 // with what that returns. A Read cannot be ended otherwise than by closing the body.
+//
+// The Read in progress writes the trailers into net/http's response. So the caller
+// gets a copy then, whose trailers come when it reads the end: see settled.
 type beginning struct {
+	from  *http.Response
+	copy  http.Response
 	rest  io.ReadCloser
 	begun chan struct{} // closed when the first byte has come
 	done  chan struct{} // closed when nothing more is read ahead
@@ -49,6 +54,8 @@ func newBeginning(resp *http.Response) *beginning {
 		size = resp.ContentLength
 	}
 	b := &beginning{
+		from:  resp,
+		copy:  *resp,
 		rest:  resp.Body,
 		begun: make(chan struct{}),
 		done:  make(chan struct{}),
@@ -58,6 +65,7 @@ func newBeginning(resp *http.Response) *beginning {
 	if resp.Request != nil {
 		ctx = resp.Request.Context()
 	}
+	resp.Body, b.copy.Body = b, b
 	go b.readAhead()
 	b.wait(ctx)
 	b.mu.Lock()
@@ -65,6 +73,15 @@ func newBeginning(resp *http.Response) *beginning {
 	b.stop = true
 	b.value = b.scan.value(b.data)
 	return b
+}
+
+// settled returns a response that nothing changes but what the caller does with it.
+func settled(resp *http.Response) *http.Response {
+	b, ok := resp.Body.(*beginning)
+	if !ok || resp != b.from || b.ended() {
+		return resp
+	}
+	return &b.copy
 }
 
 // wait waits until enough was read, within bounds.
@@ -140,6 +157,14 @@ func (b *beginning) read(p []byte) (n int, err error) {
 
 // Read returns what was read ahead, then reads on.
 func (b *beginning) Read(p []byte) (int, error) {
+	n, err := b.readOn(p)
+	if err == io.EOF {
+		b.copy.Trailer = b.from.Trailer
+	}
+	return n, err
+}
+
+func (b *beginning) readOn(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -161,7 +186,15 @@ func (b *beginning) Read(p []byte) (int, error) {
 
 // WriteTo writes what Read would return. The rest goes as it would without the
 // beginning: by its own WriteTo, or by the ReadFrom of w.
-func (b *beginning) WriteTo(w io.Writer) (written int64, err error) {
+func (b *beginning) WriteTo(w io.Writer) (int64, error) {
+	n, err := b.writeTo(w)
+	if err == nil {
+		b.copy.Trailer = b.from.Trailer
+	}
+	return n, err
+}
+
+func (b *beginning) writeTo(w io.Writer) (written int64, err error) {
 	for {
 		held, err, ended := b.held()
 		switch {

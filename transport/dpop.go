@@ -80,6 +80,7 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		why := refusal(req, resp, nonce)
+		resp = settled(resp)
 		again := why != "" && why != last && sent < 3 && body.Hold(req)
 		if again {
 			attempt, err = body.Next(req)

@@ -44,7 +44,8 @@ func HasJSON(resp *http.Response, path string, values ...string) bool {
 // It reads only the beginning, and returns nil if that is not all: it waits up to
 // 1 s for the body to begin, then up to 50 ms for the end of the object or list,
 // neither beyond the request's context, and reads at most 64 KiB. So a rule holds a
-// stream of JSON up for 50 ms at most.
+// stream of JSON up for 50 ms at most. A Read that goes on after that may set
+// resp.Trailer at any time: what Auth returns is a copy then.
 func PeekJSON(resp *http.Response) []byte {
 	if b, ok := resp.Body.(*beginning); ok {
 		return b.value
@@ -52,9 +53,7 @@ func PeekJSON(resp *http.Response) []byte {
 	if !peekable(resp) {
 		return nil
 	}
-	b := newBeginning(resp)
-	resp.Body = b
-	return b.value
+	return newBeginning(resp).value
 }
 
 // maxLevels bounds how deep values may be nested: each level costs one more pass.

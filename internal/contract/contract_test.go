@@ -23,6 +23,34 @@ func TestAuthKeepsTheContract(t *testing.T) {
 	contract.Run(t, contract.Subject{New: auth, Tokens: true, Refuses: firstToken})
 }
 
+// What a rule holds up, until it gives up: answers of JSON that have not begun.
+var ruleBreaks = map[string]string{
+	"an answer need not wait for the body":       "RoundTrip waits for the body",
+	"request and response flow at the same time": "RoundTrip waits for the body",
+}
+
+func TestAuthWithARuleAboutBodiesKeepsTheContract(t *testing.T) {
+	contract.Run(t, contract.Subject{
+		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+			return &transport.Auth{Source: tokens("", token), Base: base, Refused: expired}
+		},
+		Tokens:  true,
+		Refuses: firstToken,
+		Breaks:  ruleBreaks,
+	})
+}
+
+// expired looks into every body, as if it were JSON.
+func expired(resp *http.Response) bool {
+	was := resp.Header["Content-Type"]
+	resp.Header["Content-Type"] = []string{"application/json"}
+	told := transport.HasJSON(resp, "error", "token_expired")
+	if resp.Header["Content-Type"] = was; was == nil {
+		delete(resp.Header, "Content-Type")
+	}
+	return told || transport.Unauthorized(resp)
+}
+
 func auth(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
 	return &transport.Auth{Source: tokens("", token), Base: base}
 }
