@@ -129,10 +129,13 @@ func (t *Token) settles(old *Token, now time.Time) bool {
 	return lapsed(now, old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
 }
 
-// storable returns t as a Store can keep it. What JSON cannot tell of the rest, as a
-// time when milliseconds are taken for seconds, is left out, for it is not worth a
-// refresh token.
+// storable returns t, which may be a login's, as a Store can keep it. What JSON cannot tell of
+// the rest, as a time when milliseconds are taken for seconds, is left out, for it is not worth
+// a refresh token.
 func (t *Token) storable() (*Token, error) {
+	if err := checkLogin(t); err != nil {
+		return nil, err
+	}
 	if err := t.checkText(); err != nil {
 		return nil, err
 	}

@@ -89,14 +89,12 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 	failed, ofSource := err.(asked)
 	failure, ofStore := errors.AsType[*StoreError](err)
 	switch {
-	case err == nil:
-		return token, nil
 	case ofSource:
 		return nil, failed.error
 	case ofStore && failure.Op != opDecode:
 		return s.without(ctx, old, err)
 	}
-	return nil, err
+	return token, err
 }
 
 // asked is an error of Source, which may look like one of Store, but is not.
