@@ -131,7 +131,7 @@ func (c *Cache) ask(ctx context.Context, f *flight) {
 	}()
 	k.err = errors.New("tokensource: the source called runtime.Goexit")
 	if c.Source == nil {
-		k.err = errors.New("tokensource: Cache.Source is nil")
+		k.err = errNoSource
 		return
 	}
 	token, err := c.Source.Token(ctx, k.old)
@@ -141,6 +141,8 @@ func (c *Cache) ask(ctx context.Context, f *flight) {
 	k.login = needsLogin(err)
 	k.token, k.err = token, err
 }
+
+var errNoSource = errors.New("tokensource: Cache.Source is nil")
 
 // begin notes that a call begins, with the current token; nil if the flight is over.
 func (c *Cache) begin(f *flight) *call {

@@ -117,11 +117,11 @@ func demanded(err error) time.Duration {
 }
 
 // transient reports whether another attempt may succeed soon: not if a login is
-// needed, or the token endpoint refuses the request as it is.
+// needed, the token endpoint refuses the request as it is, or there is no Source.
 func transient(err error) bool {
 	e, _ := errors.AsType[*EndpointError](err)
 	if e == nil || e.StatusCode/100 != 4 {
-		return !errors.Is(err, ErrReauthenticate)
+		return err != errNoSource && !errors.Is(err, ErrReauthenticate)
 	}
 	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooEarly || e.StatusCode == http.StatusTooManyRequests
 }

@@ -301,3 +301,13 @@ func TestATokenFromAnAnswerEndsThePauseOfTheSource(t *testing.T) {
 		wantCalls(t, s, 2)
 	})
 }
+
+func TestACacheWithoutASourceSaysSoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		_, err := new(tokensource.Cache).Token(t.Context(), nil)
+		if err == nil || err.Error() != "tokensource: Cache.Source is nil" || time.Since(began) != 0 {
+			t.Errorf("got %v after %v, want at once that the Source is nil", err, time.Since(began))
+		}
+	})
+}

@@ -126,13 +126,16 @@ func (t *Token) soon() *Token {
 // settles reports whether old is t as soon returned it, and is asked for again because
 // the moment has come: then t will do, now that it is saved.
 func (t *Token) settles(old *Token, now time.Time) bool {
-	return !old.RefreshAt.IsZero() && !now.Before(old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
+	return lapsed(now, old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
 }
 
-// storable returns t as a Store can keep it. What JSON cannot tell of the rest, as a
-// time when milliseconds are taken for seconds, is left out, for it is not worth a
-// refresh token.
+// storable returns t, which may be a login's, as a Store can keep it. What JSON cannot tell of
+// the rest, as a time when milliseconds are taken for seconds, is left out, for it is not worth
+// a refresh token.
 func (t *Token) storable() (*Token, error) {
+	if err := checkLogin(t); err != nil {
+		return nil, err
+	}
 	if err := t.checkText(); err != nil {
 		return nil, err
 	}

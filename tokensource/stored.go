@@ -26,7 +26,8 @@ import (
 // refresh token and before the next one is saved: the user must log in again.
 //
 // Expiry is kept as a time of day, so the clocks of the processes should agree
-// to within seconds. An Expiry or RefreshAt that JSON cannot tell, as when
+// to within seconds. It is the Cache that notices if the wall clock was set back since
+// it got the token. An Expiry or RefreshAt that JSON cannot tell, as when
 // milliseconds are taken for seconds, counts as unknown; a token whose text is not UTF-8 is
 // an error.
 //
@@ -88,14 +89,12 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 	failed, ofSource := err.(asked)
 	failure, ofStore := errors.AsType[*StoreError](err)
 	switch {
-	case err == nil:
-		return token, nil
 	case ofSource:
 		return nil, failed.error
 	case ofStore && failure.Op != opDecode:
 		return s.without(ctx, old, err)
 	}
-	return nil, err
+	return token, err
 }
 
 // asked is an error of Source, which may look like one of Store, but is not.

@@ -197,3 +197,57 @@ func TestNoOlderLoginIsUsedOnceALaterOneHasReturnedNil(t *testing.T) {
 		}
 	}
 }
+
+// An aheadStore is a store as a process sees it whose wall clock is behind: the times of day in it are
+// later. It begins when the clock is set back.
+type aheadStore struct {
+	brokenStore
+	behind time.Duration
+}
+
+func (s *aheadStore) Load(ctx context.Context, key string) ([]byte, error) {
+	value, err := s.brokenStore.Load(ctx, key)
+	return s.later(value), err
+}
+
+func (s *aheadStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	return s.brokenStore.Update(ctx, key, func(value []byte, save func([]byte) error) error { return fn(s.later(value), save) })
+}
+
+func (s *aheadStore) later(value []byte) []byte {
+	var v struct {
+		V, Gen int
+		Login  string
+		Token  json.RawMessage
+	}
+	if json.Unmarshal(value, &v) != nil {
+		return value
+	}
+	token, _ := tokensource.Unmarshal(v.Token)
+	token.Expiry = token.Expiry.Add(s.behind)
+	v.Token, _ = tokensource.Marshal(token)
+	value, _ = json.Marshal(v)
+	return value
+}
+
+func TestAWallClockThatIsSetBackKeepsNoStoredTokenAlive(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store, server := new(aheadStore), &family{life: time.Hour}
+			newProcess(store, server).Token(t.Context(), nil)
+			p := newProcess(store, server)
+			got, err := p.Token(t.Context(), nil)
+			wantToken(t, got, err, "access-1")
+			store.behind = time.Hour
+			time.Sleep(time.Hour)
+			if got, _ := newProcess(store, server).stored.Token(t.Context(), nil); got == nil || got.AccessToken != "access-1" {
+				t.Fatalf("a Stored alone: got %v, want access-1, by the wall clock", got)
+			}
+			store.load.Store(away)
+			got, err = p.Token(t.Context(), nil)
+			if away && !isStoreError(err, "load") || !away && (err != nil || got.AccessToken != "access-2") {
+				t.Errorf("the store is away: %t: got %v and %v, want the expired token no more", away, got, err)
+			}
+		})
+	}
+}

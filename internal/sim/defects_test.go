@@ -123,6 +123,18 @@ var defects = []defect{
 		`}, func(err error) bool { return !errors.Is(err, ErrLocked) })`, `}, func(error) bool { return false })`}},
 	{"a dead refresh token is not noted in the store", "tokensource/storedlock.go", []string{
 		`if err != nil && !(needsLogin(err) && s.ends(base.token)) {`, `if err != nil {`}},
+	{"a login that has died keeps its place", "tokensource/cache.go", []string{
+		`dead := c.row != nil && needsLogin(c.row.err)`, `dead := false`}},
+	{"a refresh token that lives makes room", "tokensource/cache.go", []string{
+		`if !dead && c.lease.token != nil && c`, `if false && c`}},
+	{"a good login without a refresh token makes room", "tokensource/cache.go", []string{
+		`!dead && (told || !c.lease.login)`, `told || !dead`}},
+	{"what is not saved makes room", "tokensource/cache.go", []string{
+		`return !k.Pending()`, `return k != nil`}},
+	{"room is not looked for again", "tokensource/keyed.go", []string{
+		`const fullPause = time.Second`, `const fullPause = time.Hour`}},
+	{"a refresh has the context of a request that is over", "tokensource/keyed.go", []string{
+		`return e.cache.Token(b, old)`, `return e.cache.Token(ctx, old)`}},
 	{"the budget is not given back", "internal/replay/recording.go", []string{
 		`b.budget.give(freed)`, `b.budget.give(0)`, `l.budget.give(l.bytes.Load())`, `l.budget.give(0)`}},
 	{"the first attempt is not held", "internal/replay/body.go", []string{

@@ -8,7 +8,8 @@
 // refuse every token, rotation with reuse detection, outages, lost, slow and half
 // replies, jumps of the server's clock, nonces for a while or for one request,
 // several processes, up to 64, over one store that fails, with clocks up to 5 s apart,
-// locks that are lost and processes that are cut off from the store. The library is the real one, with
+// locks that are lost and processes that are cut off from the store, more users than a
+// Keyed has room for, whose logins end. The library is the real one, with
 // nothing replaced in it; the servers are RoundTrippers that read bodies, answer
 // as early, late and rudely as net/http's transports can, and close connections
 // on which they have refused an upload.

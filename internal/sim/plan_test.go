@@ -32,6 +32,7 @@ type plan struct {
 
 	servers
 	shared shared
+	users  users
 	events []event
 }
 
@@ -128,6 +129,7 @@ func newPlan(seed uint64) *plan {
 	slices.SortFunc(p.events, func(a, b event) int { return int(a.at - b.at) })
 	p.servers = drawServers(seed, p.dpop)
 	p.drawShared(seed)
+	p.drawUsers(seed)
 	return p
 }
 

@@ -201,6 +201,9 @@ func (w *world) run() {
 	w.busy = time.Since(w.began)
 	w.settle()
 	w.verdict()
+	if w.users.n > 0 {
+		w.house()
+	}
 }
 
 // newProcess starts a process; the client id keeps the processes of one store
