@@ -13,13 +13,11 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	t.Parallel()
 	s := newServer(t)
 	storetest.Run(t, places(s.dial))
 }
 
 func TestContractEncrypted(t *testing.T) {
-	t.Parallel()
 	s, key := newServer(t), make([]byte, 32)
 	rand.Read(key)
 	storetest.Run(t, func(t *testing.T) func() tokensource.Store {

@@ -32,7 +32,6 @@ func (s *server) replicated() *redisstore.Store {
 }
 
 func TestContractWithReplicas(t *testing.T) {
-	t.Parallel()
 	s, _ := newReplicated(t)
 	open := places(s.dial)
 	storetest.Run(t, func(t *testing.T) func() tokensource.Store {
