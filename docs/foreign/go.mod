@@ -3,6 +3,7 @@ module github.com/tokentripper/tokentripper/docs/foreign
 go 1.26.0
 
 require (
+	github.com/gofrs/flock v0.13.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/tokentripper/tokentripper v0.0.0
 	go.opentelemetry.io/otel v1.47.0
@@ -27,7 +28,7 @@ require (
 	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 

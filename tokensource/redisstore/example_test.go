@@ -2,6 +2,7 @@ package redisstore_test
 
 import (
 	"context"
+	"errors"
 	"log"
 	"net/http"
 	"os"
@@ -33,6 +34,36 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer resp.Body.Close()
+}
+
+// A master has two replicas, and Sentinel promotes one if it fails. No refresh token is
+// spent unless both know of it.
+func ExampleStore_sentinel() {
+	client := redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName:    "tokens",
+		SentinelAddrs: []string{"sentinel-1.internal:26379", "sentinel-2.internal:26379", "sentinel-3.internal:26379"},
+	})
+	defer client.Close()
+	store := &redisstore.Store{Client: client, Replicas: 2}
+
+	stored := &tokensource.Stored{
+		Source: &tokensource.RefreshToken{
+			Endpoint: tokensource.Endpoint{URL: "https://auth.example.com/token", ClientID: "reports"},
+		},
+		Store: store,
+		Key:   "user-1234",
+	}
+	_, err := stored.Token(context.Background(), nil)
+	if e, ok := errors.AsType[*redisstore.ReplicasError](err); ok {
+		log.Printf("%d of %d replicas are attached: no token until they are back", e.Acknowledged, e.Required)
+	}
+}
+
+// In a cluster each master has a replica.
+func ExampleStore_cluster() {
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"redis-1.internal:6379", "redis-2.internal:6379"}})
+	defer client.Close()
+	_ = &redisstore.Store{Client: client, Replicas: 1}
 }
 
 // Redis and its backups need not see the tokens. The key comes from wherever

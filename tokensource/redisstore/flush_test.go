@@ -34,6 +34,7 @@ func newerAndOlder(t *testing.T) (srv *tokentest.Server, newer, older *process) 
 }
 
 func TestFlushIsHealedByTheNewestToken(t *testing.T) {
+	t.Parallel()
 	srv, newer, older := newerAndOlder(t)
 	for _, p := range []*process{newer, older} {
 		if err := p.goodToken(minute(t), srv); err != nil {
@@ -46,6 +47,7 @@ func TestFlushIsHealedByTheNewestToken(t *testing.T) {
 // The worst that a flush can do. The older token's refresh token is spent, and
 // the server ends the login.
 func TestFlushMayNeedALogin(t *testing.T) {
+	t.Parallel()
 	srv, newer, older := newerAndOlder(t)
 	for _, p := range []*process{older, newer} {
 		if err := p.goodToken(minute(t), srv); !errors.Is(err, tokensource.ErrReauthenticate) {
@@ -87,6 +89,7 @@ func healed(t *testing.T, srv *tokentest.Server, p *process) {
 }
 
 func TestFlushWhileRefreshing(t *testing.T) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	processes := newProcesses(6, s, refreshToken(srv))
 	for range 5 {
@@ -108,6 +111,7 @@ func TestFlushWhileRefreshing(t *testing.T) {
 }
 
 func TestLoginAfterAFlushReachesWhoKnewTheNewest(t *testing.T) {
+	t.Parallel()
 	srv, newer, older := newerAndOlder(t)
 	if err := older.goodToken(minute(t), srv); !errors.Is(err, tokensource.ErrReauthenticate) {
 		t.Errorf("got error %v, want ErrReauthenticate", err)

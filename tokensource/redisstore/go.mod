@@ -3,7 +3,6 @@ module github.com/tokentripper/tokentripper/tokensource/redisstore
 go 1.26.0
 
 require (
-	github.com/go-redsync/redsync/v4 v4.18.1
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/tokentripper/tokentripper v0.0.0
 )

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-redsync/redsync/v4"
-	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
@@ -19,14 +17,21 @@ import (
 const (
 	grace       = 2 * time.Second  // beyond the deadline of the context
 	defaultLife = 30 * time.Second // where there is no deadline
-	unlockTime  = 3 * time.Second
+)
+
+// Waiting times of an unlock that failed.
+const (
+	firstWait   = 100 * time.Millisecond
+	longestWait = time.Second
 )
 
 // A lock is the lock of a value, held by one Update.
 type lock struct {
-	store *Store
-	name  string // of the value
-	mutex *redsync.Mutex
+	store   *Store
+	name    string    // of the value
+	content string    // tells it from the locks of others
+	end     time.Time // by then it has expired, if Redis has set it at all
+	held    bool      // an answer said that it is set
 
 	// known is what the value may be: what was there last or, where an answer
 	// was lost, what was to be saved. See pack.
@@ -38,36 +43,32 @@ func pack(value string) string { return "+" + value }
 
 const packedNone = "-"
 
-// lock tries once. The mutex has its content from the beginning, so that a lock
-// that was set although no answer came can be taken off again.
-func (s *Store) lock(ctx context.Context, name string) (*lock, error) {
-	content := rand.Text()
-	mutex := redsync.New(goredis.NewPool(s.Client)).NewMutex(name+":lock",
-		redsync.WithExpiry(life(ctx)),
-		redsync.WithTimeoutFactor(1), // it is ctx that limits the time
-		redsync.WithValue(content),
-		redsync.WithGenValueFunc(func() (string, error) { return content, nil }),
-	)
-	l := &lock{store: s, name: name, mutex: mutex}
+// lock tries once. It returns the value as well, nil if there is none. A lock that may
+// be set although no answer came is taken off again.
+func (s *Store) lock(ctx context.Context, name string) (*lock, []byte, error) {
+	life := life(ctx)
+	l := &lock{store: s, name: name, content: rand.Text(), end: time.Now().Add(life)}
 	tried := make(chan struct{})
-	_, err := do(ctx, func(ctx context.Context) (any, error) {
+	answer, err := do(ctx, s.Client, func(ctx context.Context) (any, error) {
 		defer close(tried)
-		return nil, mutex.TryLockContext(ctx)
+		return s.write(ctx, lockScript, name, l.content, max(1, life.Milliseconds()))
 	})
-	if err == nil {
-		return l, nil
+	if err != nil {
+		go func() {
+			<-tried
+			l.unlock(ctx)
+		}()
+		return nil, nil, fmt.Errorf("redisstore: lock: %w", err)
 	}
-	if _, taken := errors.AsType[*redsync.ErrTaken](err); taken {
-		return nil, fmt.Errorf("redisstore: %w", tokensource.ErrLocked)
+	packed, ok := answer.(string)
+	if !ok {
+		return nil, nil, errTaken
 	}
-	go func() {
-		<-tried
-		l.unlock(ctx)
-	}()
-	if failure, ok := errors.AsType[*redsync.RedisError](err); ok {
-		err = failure.Err
+	l.held, l.known = true, []string{packed}
+	if packed == packedNone {
+		return l, nil, nil
 	}
-	return nil, fmt.Errorf("redisstore: lock: %w", err)
+	return l, []byte(packed[1:]), nil
 }
 
 // life returns how long the lock lives, from the moment that Redis sets it.
@@ -79,33 +80,33 @@ func life(ctx context.Context) time.Duration {
 	return time.Until(deadline) + grace
 }
 
-// unlock removes the lock if it is still this one, whatever has become of ctx.
-// If it fails, the lock expires.
+// unlock removes the lock if it is still this one, whatever has become of ctx. If that
+// fails it goes on trying until the lock has expired: after a failover, the new
+// master may have it.
 func (l *lock) unlock(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTime)
-	defer cancel()
-	do(ctx, l.mutex.UnlockContext)
+	ctx = context.WithoutCancel(ctx)
+	if !l.tryUnlock(ctx) {
+		go l.keepUnlocking(ctx)
+	}
 }
 
-// load returns the value, nil if there is none. It is a script to find out
-// before a refresh token is spent whether Redis runs scripts at all.
-func (l *lock) load(ctx context.Context) ([]byte, error) {
-	answer, err := do(ctx, func(ctx context.Context) ([]any, error) {
-		return loadScript.Run(ctx, l.store.Client, l.names(), l.mutex.Value()).Slice()
+func (l *lock) keepUnlocking(ctx context.Context) {
+	for wait := firstWait; time.Now().Add(wait).Before(l.end); wait = min(2*wait, longestWait) {
+		time.Sleep(wait)
+		if l.tryUnlock(ctx) {
+			return
+		}
+	}
+}
+
+// tryUnlock reports whether there is no use in another try. A master that has lost its
+// replicas may be a former one: the lock that they acknowledged is still at the next.
+func (l *lock) tryUnlock(ctx context.Context) bool {
+	_, err := do(ctx, l.store.Client, func(ctx context.Context) (any, error) {
+		return l.store.write(ctx, unlockScript, l.name, l.content)
 	})
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, errLost
-	case err != nil:
-		return nil, fmt.Errorf("redisstore: load: %w", err)
-	}
-	value, ok := answer[0].(string)
-	if !ok {
-		l.known = []string{packedNone}
-		return nil, nil
-	}
-	l.known = []string{pack(value)}
-	return []byte(value), nil
+	_, slow := errors.AsType[*ReplicasError](err)
+	return err == nil || slow && !l.held || errors.Is(err, redis.ErrClosed)
 }
 
 // save replaces the value. It may be called again after an error: the value may
@@ -114,20 +115,20 @@ func (l *lock) save(ctx context.Context, value []byte) error {
 	packed := pack(string(value))
 	l.known = slices.DeleteFunc(l.known, func(k string) bool { return k == packed })
 	l.known = append(l.known, packed)
-	args := []any{l.mutex.Value(), l.store.ttl()}
+	args := []any{l.content, l.store.ttl()}
 	for _, k := range l.known {
 		args = append(args, k)
 	}
-	answer, err := do(ctx, func(ctx context.Context) (string, error) {
-		return saveScript.Run(ctx, l.store.Client, l.names(), args...).Text()
+	answer, err := do(ctx, l.store.Client, func(ctx context.Context) (any, error) {
+		return l.store.write(ctx, saveScript, l.name, args...)
 	})
 	switch {
-	case err != nil:
-		return fmt.Errorf("redisstore: save: %w", withoutArguments(err))
 	case answer == "lost":
 		return errLost
 	case answer == "changed":
 		return errChanged
+	case err != nil:
+		return fmt.Errorf("redisstore: save: %w", withoutArguments(err))
 	}
 	l.known = []string{packed}
 	return nil
@@ -143,24 +144,29 @@ func withoutArguments(err error) error {
 }
 
 var (
+	errTaken   = fmt.Errorf("redisstore: %w", tokensource.ErrLocked)
 	errLost    = fmt.Errorf("redisstore: the lock was lost: %w", tokensource.ErrLocked)
 	errChanged = fmt.Errorf("redisstore: the value was changed meanwhile: %w", tokensource.ErrLocked)
 )
 
-func (l *lock) names() []string { return []string{l.name, l.mutex.Name()} }
-
-// The keys of both scripts are the value and its lock, the first argument is
-// what the lock holds if it is ours.
+// The keys of all scripts are the value and its lock, the first argument is
+// what the lock holds if it is ours. Each may arrive twice, as the client tries again
+// when an answer is lost.
+//
+// lockScript's other argument is the life. It returns the value, packed.
 //
 // saveScript's other arguments are the TTL, and packed what the value may be.
 // The last of these is what it is to be: if it is so already, this is the
 // second time that the script arrives.
 var (
-	loadScript = redis.NewScript(`
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then
-	return false
+	lockScript = redis.NewScript(`
+local value = redis.call('GET', KEYS[1])
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then
+	return 0
 end
-return {redis.call('GET', KEYS[1])}
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return value and '+' .. value or '-'
 `)
 	saveScript = redis.NewScript(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
@@ -180,5 +186,11 @@ for i = 3, #ARGV do
 	end
 end
 return 'changed'
+`)
+	unlockScript = redis.NewScript(`
+if redis.call('GET', KEYS[2]) == ARGV[1] then
+	redis.call('DEL', KEYS[2])
+end
+return 0
 `)
 )

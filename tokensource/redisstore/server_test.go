@@ -28,12 +28,20 @@ type server struct {
 	args []string
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when cmd has ended
+
+	front  *front // its public address; may be nil
+	config string // what a sentinel's configuration file holds
 }
 
 // newServer starts a Redis with the arguments, and ends it with the test.
 func newServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: tempDir(t), args: args}
+	return (&server{t: t, dir: tempDir(t), args: args}).begin()
+}
+
+func (s *server) begin() *server {
+	t := s.t
+	t.Helper()
 	for range 5 { // another may take the port
 		s.port = freePort()
 		if s.start() == nil {
@@ -89,6 +97,13 @@ func (s *server) start() error {
 		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir, "--save", "",
 		"--logfile", filepath.Join(s.dir, "log"), "--repl-diskless-sync-delay", "0",
 	}
+	if s.config != "" {
+		file := filepath.Join(s.dir, "sentinel.conf")
+		if err := os.WriteFile(file, []byte(s.config), 0o600); err != nil {
+			return err
+		}
+		args = append([]string{file, "--sentinel"}, args...)
+	}
 	s.cmd = exec.Command(binary(s.t, "redis-server"), append(args, s.args...)...)
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -121,7 +136,7 @@ func refusesUsers(err error) bool {
 func (s *server) poll(check func() error) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(20 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		err := check()
 		if err == nil {
@@ -131,7 +146,7 @@ func (s *server) poll(check func() error) error {
 		case <-s.gone:
 			return errors.New("the server has ended")
 		case <-limit:
-			return fmt.Errorf("not within 20 s: %w", err)
+			return fmt.Errorf("not within a minute: %w", err)
 		case <-tick.C:
 		}
 	}
@@ -157,14 +172,21 @@ func (s *server) signal(sig syscall.Signal) {
 	}
 }
 
-func (s *server) restart() {
+// restart starts the server again, with more arguments.
+func (s *server) restart(args ...string) {
 	s.t.Helper()
+	s.args = append(s.args, args...)
 	if err := s.start(); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *server) addr() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
+func (s *server) addr() string {
+	if s.front != nil {
+		return s.front.addr()
+	}
+	return "127.0.0.1:" + strconv.Itoa(s.port)
+}
 
 // client returns a client of its own, as another process would have.
 func (s *server) client() *redis.Client { return newClient(s.t, &redis.Options{Addr: s.addr()}) }

@@ -16,6 +16,7 @@ import (
 // TestTheSlowLogShowsWhatIsSavedUnlessItIsEncrypted shows why Encrypted belongs over a
 // redisstore: Redis keeps the arguments of slow commands, and MONITOR shows all.
 func TestTheSlowLogShowsWhatIsSavedUnlessItIsEncrypted(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, "--slowlog-log-slower-than", "0")
 	client := newClient(t, &redis.Options{Addr: s.addr()})
 	plain := &redisstore.Store{Client: client}

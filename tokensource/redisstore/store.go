@@ -25,9 +25,30 @@
 //     brings back what was old.
 //   - maxmemory-policy noeviction. Any other policy, volatile-lru too, may evict
 //     a lock.
-//   - Replication is asynchronous: a failover may lose the last save and lock.
-//     min-replicas-to-write makes that rarer.
+//   - Replication is asynchronous: a failover may lose the last save and lock, unless
+//     Store.Replicas is the number of all replicas of a master. See below.
 //   - No redis.Ring: one that misses a shard looks for its keys on another.
+//
+// # Failover
+//
+// Set Store.Replicas to the number of replicas that each master has. No refresh token is
+// spent then before all of them have the lock, and no lock is freed before they have the
+// new token. With a smaller number, a replica without them may be promoted: Sentinel compares
+// how far replicas are by what it learned up to 5 s ago.
+//
+// While too few replicas are attached, no refresh token is spent, and the error is a
+// [ReplicasError]. That is so from a failover until the server that failed is back as a
+// replica. All processes go on with their token as long as it is good.
+//
+// min-replicas-to-write is no substitute. It refuses writes if too few replicas have
+// reported within min-replicas-max-lag, 10 s by default. It does not wait until they have
+// what is written.
+//
+// A master that restarts without its data, before a replica is promoted, empties its
+// replicas. Don't restart it by itself, or let it keep its data.
+//
+// The client of a cluster looks for new masters once a minute only. A Store makes it look
+// after each error, so the default settings of the client are good enough.
 //
 // Values are the tokens themselves: MONITOR and SLOWLOG show them, the append-only file and backups hold
 // them. Put [tokensource.Encrypted] over a Store, with a key that is kept elsewhere.
@@ -50,7 +71,7 @@ import (
 // Each key has a value and, during an Update, a lock that expires by itself.
 // In Redis they are called Prefix{key} and Prefix{key}:lock, where %25, %7B and
 // %7D stand for a percent sign and braces in the key. Of them the Store needs
-// the commands GETEX, GET, SET, DEL, EVAL and EVALSHA.
+// the commands GETEX, GET, SET, DEL and EVAL, and WAIT if Replicas is set.
 //
 // Errors hold nothing of a value. A Store is safe for concurrent use; its fields
 // must not be changed once it is in use.
@@ -69,6 +90,15 @@ type Store struct {
 	// ever. It must be longer than a refresh token lives while nobody uses it:
 	// what has expired is as good as lost.
 	TTL time.Duration
+
+	// Replicas is how many replicas must acknowledge a lock before fn is called, and a
+	// value before save succeeds (the command WAIT). If fewer do so within 1 s, the error
+	// is a [ReplicasError]. Each lock, save and unlock takes a round trip between
+	// the servers longer. Zero waits for no replica.
+	//
+	// Client must then be a *redis.Client, with or without Sentinel, or a
+	// *redis.ClusterClient. Its ReadTimeout must be longer than 1 s.
+	Replicas int
 }
 
 var _ tokensource.Store = (*Store)(nil)
@@ -85,7 +115,7 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	}
 	// GETEX counts as a write. So it goes to the master, and a replica refuses
 	// it, where GET would return what may be old.
-	value, err := do(ctx, func(ctx context.Context) (string, error) {
+	value, err := do(ctx, s.Client, func(ctx context.Context) (string, error) {
 		return s.Client.GetEx(ctx, name, redis.KeepTTL).Result()
 	})
 	if errors.Is(err, redis.Nil) {
@@ -110,15 +140,11 @@ func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, sa
 	if err != nil {
 		return err
 	}
-	l, err := s.lock(ctx, name)
+	l, value, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer l.unlock(ctx)
-	value, err := l.load(ctx)
-	if err != nil {
-		return err
-	}
 	return fn(value, func(value []byte) error { return l.save(ctx, value) })
 }
 
@@ -128,6 +154,8 @@ func (s *Store) name(key string) (string, error) {
 	switch {
 	case s.Client == nil:
 		return "", errors.New("redisstore: Store.Client is nil")
+	case s.Replicas > 0 && !s.countsReplicas():
+		return "", fmt.Errorf("redisstore: Store.Replicas needs a *redis.Client or a *redis.ClusterClient, Store.Client is a %T", s.Client)
 	case strings.ContainsAny(s.Prefix, "{}"):
 		return "", errors.New("redisstore: Store.Prefix holds a brace")
 	case key == "":
@@ -148,7 +176,10 @@ func (s *Store) ttl() int64 {
 
 // do waits for f until ctx ends, or patience does. Clients heed a context
 // before they send a command, not after: f may go on, and do its work late.
-func do[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
+//
+// After an error the client of a cluster asks who the masters are. By itself it asks once a
+// minute, and when a server redirects it, which a server that is gone does not.
+func do[T any](ctx context.Context, client redis.UniversalClient, f func(context.Context) (T, error)) (value T, err error) {
 	type result struct {
 		value T
 		err   error
@@ -160,15 +191,19 @@ func do[T any](ctx context.Context, f func(context.Context) (T, error)) (T, erro
 		value, err := f(ctx)
 		done <- result{value, err}
 	}()
-	var none T
 	select {
 	case r := <-done:
-		if r.err == nil || ctx.Err() == nil {
-			return r.value, r.err
-		}
+		value, err = r.value, r.err
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	return none, context.Cause(ctx)
+	if cluster, ok := client.(*redis.ClusterClient); ok && err != nil && !errors.Is(err, redis.Nil) {
+		cluster.ReloadState(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return value, err
 }
 
 var errSilent = fmt.Errorf("no answer from Redis within %v", patience)

@@ -26,7 +26,11 @@ type process struct {
 // newProcess returns a process that shares source's token with others.
 func newProcess(s *server, source tokensource.Source) *process {
 	client := newClient(s.t, &redis.Options{Addr: s.addr(), DialerRetries: 1, MaxRetries: 1})
-	stored := &tokensource.Stored{Source: source, Store: &redisstore.Store{Client: client, Prefix: "test:"}, Key: "user"}
+	return newProcessWith(&redisstore.Store{Client: client, Prefix: "test:"}, source)
+}
+
+func newProcessWith(store tokensource.Store, source tokensource.Source) *process {
+	stored := &tokensource.Stored{Source: source, Store: store, Key: "user"}
 	return &process{stored, &tokensource.Cache{Source: stored}}
 }
 
@@ -139,6 +143,7 @@ func wantReuses(t *testing.T, srv *tokentest.Server, want int) {
 
 // Redis crashes while tokens are refreshed, and comes back with what it had.
 func TestCrashOfRedisLosesNothing(t *testing.T) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t, "--appendonly", "yes", "--appendfsync", "always")
 	processes := newProcesses(6, s, refreshToken(srv))
 	err := whileRefreshing(t, srv, processes, func(wait func()) {
@@ -157,6 +162,7 @@ func TestCrashOfRedisLosesNothing(t *testing.T) {
 // A server without a file comes back empty. The process goes on with the newest
 // token it knows, and saves the next.
 func TestEmptyRedisIsFilledAgain(t *testing.T) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	processes := newProcesses(1, s, refreshToken(srv))
 	err := whileRefreshing(t, srv, processes, func(wait func()) {
@@ -179,7 +185,7 @@ func TestEmptyRedisIsFilledAgain(t *testing.T) {
 // Redis is silent for 10 s, from the middle of a refresh on: it is saved
 // afterwards. Whoever has a good token goes on.
 func TestPauseOfRedisLosesNothing(t *testing.T) {
-	t.Parallel() // it waits a lot
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	calm := tokentest.NewServer(t)
 	good, processes := newProcess(s, refreshToken(calm)), newProcesses(4, s, refreshToken(srv))
@@ -205,6 +211,7 @@ func TestPauseOfRedisLosesNothing(t *testing.T) {
 }
 
 func TestRefreshTokenIsNotSpentWithoutRedis(t *testing.T) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	p := newProcess(s, refreshToken(srv))
 	p.stored.Unshared = true // no matter
@@ -227,6 +234,7 @@ func TestRefreshTokenIsNotSpentWithoutRedis(t *testing.T) {
 }
 
 func TestClientCredentialsGoOnWithoutRedis(t *testing.T) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	processes := newProcesses(4, s, &tokensource.ClientCredentials{Endpoint: endpoint(srv)})
 	for _, p := range processes {
