@@ -137,3 +137,47 @@ func TestALoadThatTheCallersContextEndsTellsNothingOfTheStore(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatComesDuringAnExchange(t *testing.T) {
+	login := &Token{AccessToken: "login", RefreshToken: "R1"}
+	exchanged := &Token{AccessToken: "exchanged", RefreshToken: "R2"}
+	for name, c := range map[string]struct {
+		comes     func(t *testing.T, s *tokensource.Stored, store *brokenStore)
+		exchanged *Token // nil: the refresh token is refused
+		want      string
+	}{
+		"a token with a refresh token that isn't refused": {func(t *testing.T, s *tokensource.Stored, _ *brokenStore) {
+			s.Replace(t.Context(), login, &Token{AccessToken: "replaced", RefreshToken: "R3"})
+		}, nil, "replaced"},
+		"a token with the refresh token that is exchanged": {func(t *testing.T, s *tokensource.Stored, store *brokenStore) {
+			s.Replace(t.Context(), login, &Token{AccessToken: "replaced"})
+			store.save.Store(true)
+		}, exchanged, "exchanged"},
+		"a login": {func(t *testing.T, s *tokensource.Stored, _ *brokenStore) {
+			another := &Token{AccessToken: "another", RefreshToken: "R4"}
+			go s.Set(t.Context(), another)
+			synctest.Wait()
+			s.Replace(t.Context(), another, &Token{AccessToken: "replaced"})
+		}, exchanged, "replaced"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store, s := new(brokenStore), new(tokensource.Stored)
+			*s = tokensource.Stored{Store: store, Key: "key", Source: tokensource.Func(func(context.Context, *Token) (*Token, error) {
+				c.comes(t, s, store)
+				if c.exchanged == nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return c.exchanged, nil
+			})}
+			s.Set(t.Context(), login)
+			s.Token(t.Context(), login)
+			store.save.Store(false)
+			got, err := s.Token(t.Context(), login)
+			t.Log(name)
+			wantToken(t, got, err, c.want)
+			if s.Pending() {
+				t.Errorf("%s: it is not saved", name)
+			}
+		})
+	}
+}
