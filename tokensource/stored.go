@@ -214,11 +214,12 @@ func (s *Stored) spends(base *Token) bool {
 	return ok && r.RefreshToken != ""
 }
 
-// keep makes k the newest, unless there is a later login, logout or token.
+// keep makes k the newest, unless there is a later login, logout or token. It is newer than what
+// Replace has made of the same record meanwhile, if that has the refresh token which k has exchanged.
 func (s *Stored) keep(k known) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k.Generation > s.newest.Generation {
+	if k.Generation > s.newest.Generation || k.Generation == s.newest.Generation && s.newest.Spent {
 		s.newest = k
 	}
 }

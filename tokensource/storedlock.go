@@ -47,14 +47,11 @@ func (s *Stored) lock(ctx context.Context, key string, life time.Duration, fn fu
 		result = fn(turn{hold, key, value, save})
 		return result
 	})
-	err = sound(err)
 	switch {
 	case ran: // what became of the lock afterwards does not matter
 		return result
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, ErrLocked):
-		return err
 	}
 	return storeError(opUpdate, key, cmp.Or(err, errNotCalled))
 }
@@ -144,7 +141,7 @@ func (s *Stored) save(t turn, k known) (known, error) {
 func (s *Stored) note(k known, outcome lineage.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.newest.Record == k.Record && s.newest.token == k.token {
+	if s.newest.Record == k.Record {
 		s.newest.Outcome = outcome
 	}
 }

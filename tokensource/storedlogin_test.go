@@ -64,8 +64,10 @@ func TestALoginOrLogoutIsNotDroppedIfItLosesTheLockToARefreshWhateverTheClocksSa
 					store := new(evictedStore)
 					putLogin(t, store, ahead, login)
 					store.first = func() {
-						got, err := newProcess(store, ofLogin).stored.Token(t.Context(), &Token{AccessToken: "before"})
-						wantToken(t, got, err, "of-RA")
+						for _, old := range []string{"before", "of-RA"} {
+							got, err := newProcess(store, ofLogin).stored.Token(t.Context(), &Token{AccessToken: old})
+							wantToken(t, got, err, "of-RA")
+						}
 					}
 					p := newProcess(store, ofLogin)
 					if err := setOrForget(t, p, logout); err != nil {

@@ -137,3 +137,142 @@ func TestALoadThatTheCallersContextEndsTellsNothingOfTheStore(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatComesDuringAnExchange(t *testing.T) {
+	login := &Token{AccessToken: "login", RefreshToken: "R1"}
+	exchanged := &Token{AccessToken: "exchanged", RefreshToken: "R2"}
+	for name, c := range map[string]struct {
+		comes     func(t *testing.T, s *tokensource.Stored, store *brokenStore)
+		exchanged *Token // nil: the refresh token is refused
+		want      string
+	}{
+		"a token with a refresh token that isn't refused": {func(t *testing.T, s *tokensource.Stored, _ *brokenStore) {
+			s.Replace(t.Context(), login, &Token{AccessToken: "replaced", RefreshToken: "R3"})
+		}, nil, "replaced"},
+		"a token with the refresh token that is exchanged": {func(t *testing.T, s *tokensource.Stored, store *brokenStore) {
+			s.Replace(t.Context(), login, &Token{AccessToken: "replaced"})
+			store.save.Store(true)
+		}, exchanged, "exchanged"},
+		"a login": {func(t *testing.T, s *tokensource.Stored, _ *brokenStore) {
+			another := &Token{AccessToken: "another", RefreshToken: "R4"}
+			go s.Set(t.Context(), another)
+			synctest.Wait()
+			s.Replace(t.Context(), another, &Token{AccessToken: "replaced"})
+		}, exchanged, "replaced"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store, s := new(brokenStore), new(tokensource.Stored)
+			*s = tokensource.Stored{Store: store, Key: "key", Source: tokensource.Func(func(context.Context, *Token) (*Token, error) {
+				c.comes(t, s, store)
+				if c.exchanged == nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return c.exchanged, nil
+			})}
+			s.Set(t.Context(), login)
+			s.Token(t.Context(), login)
+			store.save.Store(false)
+			got, err := s.Token(t.Context(), login)
+			t.Log(name)
+			wantToken(t, got, err, c.want)
+			if s.Pending() {
+				t.Errorf("%s: it is not saved", name)
+			}
+		})
+	}
+}
+
+// What came under the name of a token that was saved meanwhile is not what was tried.
+func TestALoginOrLogoutDuringAnExchangeIsNotDroppedForWhatAnEarlierReleaseSavesThen(t *testing.T) {
+	for _, logout := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store := new(storetest.Memory)
+			putLogin(t, store, time.Hour, "")
+			p := newProcess(store, nil)
+			done := make(chan error, 1)
+			p.stored.Source = tokensource.Func(func(context.Context, *Token) (*Token, error) {
+				go func() {
+					done <- setOrForget(t, process{stored: p.stored, Cache: &tokensource.Cache{Source: p.stored}}, logout)
+				}()
+				synctest.Wait()
+				if logout {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return &Token{AccessToken: "exchanged"}, nil
+			})
+			p.stored.Token(t.Context(), &Token{AccessToken: "before"})
+			earlier := newProcess(anEarlier{store}, ofLogin).stored
+			for range 3 { // each counts on
+				earlier.Set(t.Context(), &Token{AccessToken: "earlier", RefreshToken: "RE"})
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			got, err := p.stored.Token(t.Context(), nil)
+			if logout && !errors.Is(err, tokensource.ErrReauthenticate) || !logout && (err != nil || got.AccessToken != "login") {
+				t.Errorf("logout %t: it returned nil, and then: %v, %v", logout, got, err)
+			}
+		})
+	}
+}
+
+// The second login's own save comes later than the user can wait, and then the store is away.
+func TestALoginThatCameWhileAnotherWasSavedReplacesThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &savingStore{}
+		s := newProcess(store, ofLogin).stored
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		store.saving = func() error {
+			store.saving = func() error { return errAway }
+			s.Set(gone, &Token{AccessToken: "second", RefreshToken: "R2"})
+			return nil
+		}
+		if err := s.Set(t.Context(), &Token{AccessToken: "first", RefreshToken: "R1"}); !isStoreError(err, "save") {
+			t.Fatalf("got %v, want a StoreError", err)
+		}
+		store.saving = func() error { return nil }
+		got, err := s.Token(t.Context(), nil)
+		wantToken(t, got, err, "second")
+	})
+}
+
+// A savingStore asks before each save.
+type savingStore struct {
+	storetest.Memory
+	saving func() error
+}
+
+func (d *savingStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	return d.Memory.Update(ctx, key, func(value []byte, save func([]byte) error) error {
+		return fn(value, func(data []byte) error {
+			if err := d.saving(); err != nil {
+				return err
+			}
+			return save(data)
+		})
+	})
+}
+
+func TestARefusalThatAnotherProcessHasMetWhileThisOneWaitedIsNotTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, calls := new(storetest.Memory), 0
+		refused := tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
+			calls++
+			wait(ctx, time.Second)
+			return nil, tokensource.ErrReauthenticate
+		})
+		putLogin(t, store, 0, "")
+		for _, err := range all(2, func(int) error {
+			_, err := newProcess(store, refused).stored.Token(t.Context(), &Token{AccessToken: "before"})
+			return err
+		}) {
+			if !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("got %v, want ErrReauthenticate", err)
+			}
+		}
+		if calls != 1 {
+			t.Errorf("the source was asked %d times, want once", calls)
+		}
+	})
+}

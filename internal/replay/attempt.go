@@ -164,8 +164,8 @@ func (a *attempt) readSource(p []byte) (n int, err error) {
 	return a.body.src.Read(p)
 }
 
-// arrived takes what a Read of the caller's body returned. WriteTo is told of an
-// error by its next Read, when the bytes are written.
+// arrived takes what a Read of the caller's body returned. WriteTo gets the end with
+// its next Read, when the bytes are written.
 func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b := a.body
 	b.mu.Lock()
@@ -190,7 +190,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 		b.dropped = true
 	}
 	a.read += int64(n)
-	if a.lent != nil && n > 0 {
+	if a.lent != nil {
 		return n, nil
 	}
 	a.end(err)

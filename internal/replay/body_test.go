@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -425,6 +426,15 @@ func TestABodyIsNotReadBeyondItsEnd(t *testing.T) {
 	got, err := io.ReadAll(mustNext(t, b, req).Body)
 	want(t, "second attempt", string(got), "0123456789")
 	want(t, "its end", err, nil)
+}
+
+// Over HTTP/2 the end then needs no frame of its own.
+func TestReadReturnsTheEndWithTheLastBytes(t *testing.T) {
+	req := request(io.NopCloser(iotest.DataErrReader(strings.NewReader("0123456789"))))
+	b := replay.New(req, roomy, new(replay.Budget))
+	n, err := b.First(req).Read(make([]byte, 20))
+	want(t, "bytes", n, 10)
+	want(t, "error", err, io.EOF)
 }
 
 // onlyOnce ends once; then it fails, as a server's body does that was closed.
