@@ -137,22 +137,19 @@ func drain(resp *http.Response, next replay.Next) {
 	if next.Reading && !next.Sent {
 		return // with HTTP/2, Close waits for the caller's body
 	}
-	if !await(resp.Request.Context(), closed) {
-		go closeBody()
-	}
+	await(resp.Request.Context(), closed)
+	go closeBody()
 }
 
-// await waits until done is closed, for at most 50 ms, and reports whether it is.
-func await(ctx context.Context, done <-chan struct{}) bool {
+// await waits until done is closed, for at most 50 ms.
+func await(ctx context.Context, done <-chan struct{}) {
 	timer := time.NewTimer(50 * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-done:
-		return true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return false
 }
 
 // abandon closes a response that nobody gets, and does not wait.
@@ -172,8 +169,6 @@ func closeIdle(base http.RoundTripper) {
 			return
 		case interface{ WrappedRoundTripper() http.RoundTripper }:
 			base = b.WrappedRoundTripper()
-		default:
-			return
 		}
 	}
 }

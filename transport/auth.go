@@ -114,7 +114,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		return answered(a.base(), req, req)
 	}
 	bearer, err := a.ask(req.Context(), nil)
-	if err != nil && a.anonymous(req, err) {
+	if a.anonymous(req, err) {
 		return answered(a.unproved(), req, req)
 	}
 	if err != nil {

@@ -711,8 +711,17 @@ func TestCloseIdleConnectionsReachesABaseThatHasIt(t *testing.T) {
 	if base.told != 1 {
 		t.Errorf("the base was told %d times, want 1", base.told)
 	}
+	(&transport.Auth{Base: layer{base}}).CloseIdleConnections()
+	if base.told != 2 {
+		t.Errorf("through a layer the base was told %d times more, want 1", base.told-1)
+	}
 	(&transport.Auth{Base: roundTrip(nil)}).CloseIdleConnections() // has none
 }
+
+// A layer shows what is below it, and has no other method.
+type layer struct{ http.RoundTripper }
+
+func (l layer) WrappedRoundTripper() http.RoundTripper { return l.RoundTripper }
 
 func TestResponseWithNilBodyIsReplayed(t *testing.T) {
 	auth := &transport.Auth{Source: oldThenNew, Base: roundTrip(func(req *http.Request) (*http.Response, error) {
@@ -722,6 +731,15 @@ func TestResponseWithNilBodyIsReplayed(t *testing.T) {
 		return bodyAnswer(200, http.NoBody), nil
 	})}
 	getsStatus(t, auth, postBody(t, "https://api.example", nil), 200)
+	auth.Source = tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+		if old != nil {
+			return nil, tokensource.ErrReauthenticate
+		}
+		return &tokensource.Token{AccessToken: "old"}, nil
+	})
+	if _, err := auth.RoundTrip(postBody(t, "https://api.example", nil)); !errors.Is(err, tokensource.ErrReauthenticate) {
+		t.Errorf("without another token: got %v, want ErrReauthenticate", err)
+	}
 }
 
 func TestReplayOfABodyWithGetBodySendsTheSameBytes(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokentripper/tokentripper/transport"
@@ -311,3 +312,67 @@ func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (c counting) CloseIdleConnections() { *c.closed++ }
+
+// The connection of a refused upload is not used again: if it may be idle, all that
+// are idle are closed. A stream of HTTP/2 ends a little later than its response.
+func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		major, length int
+		body          io.ReadCloser
+		closes        int
+		takes         time.Duration
+		header        http.Header
+	}{
+		"HTTP/1.1, a body":            {1, -1, io.NopCloser(strings.NewReader("x")), 0, 0, nil},
+		"HTTP/1.1, a body of 0 bytes": {1, 0, io.NopCloser(strings.NewReader("")), 1, 0, nil},
+		"HTTP/1.1, no body":           {1, -1, http.NoBody, 1, 0, nil},
+		"HTTP/1.1, a nil body":        {1, 0, nil, 1, 0, nil},
+		"HTTP/2, a body":              {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, nil},
+		"HTTP/2, no body":             {2, 0, http.NoBody, 1, time.Millisecond, nil},
+		"HTTP/2, Close hangs":         {2, -1, hangingClose{}, 0, 50 * time.Millisecond, nil},
+		"HTTP/2, a body looked into":  {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, http.Header{"Content-Type": {"application/json"}}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			base := &closer{RoundTripper: roundTrip(func(req *http.Request) (*http.Response, error) {
+				io.Copy(io.Discard, req.Body)
+				req.Body.Close()
+				if req.Header.Get("Authorization") == "Bearer new" {
+					return bodyAnswer(200, http.NoBody), nil
+				}
+				return &http.Response{StatusCode: 401, ProtoMajor: c.major, ContentLength: int64(c.length), Body: c.body, Header: c.header}, nil
+			})}
+			auth := &transport.Auth{Source: oldThenNew, Base: base}
+			auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
+			start := time.Now()
+			getsStatus(t, auth, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
+			if took := time.Since(start); base.told != c.closes || took != c.takes {
+				t.Errorf("%s: closed idle connections %d times after %v, want %d after %v", name, base.told, took, c.closes, c.takes)
+			}
+			time.Sleep(time.Minute) // Close returns
+		})
+	}
+}
+
+// A hangingClose is a body whose Close takes a minute.
+type hangingClose struct{ io.Reader }
+
+func (hangingClose) Close() error { time.Sleep(time.Minute); return nil }
+
+func TestTheCloseOfAnUploadWaitsNoLongerThanForTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waited := make(chan time.Duration)
+		base := roundTrip(func(req *http.Request) (*http.Response, error) {
+			req.Body.Read(make([]byte, 1))
+			go func() {
+				start := time.Now()
+				req.Body.Close()
+				waited <- time.Since(start)
+			}()
+			return bodyAnswer(200, http.NoBody), nil
+		})
+		getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base}, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
+		if got := <-waited; got != 0 {
+			t.Errorf("waited %v, want no longer than for the answer", got)
+		}
+	})
+}
