@@ -335,7 +335,7 @@ func (h *house) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.w.mu.Unlock()
 	h.w.note("a reply to %q: %d, %v", form.Get("refresh_token"), resp.StatusCode, err)
 	s.lost = err != nil
-	s.denied = s.denied || s.dead && !s.lost
+	s.denied = s.denied || resp.StatusCode == 400 && !s.lost
 	if s.lost {
 		return nil, err
 	}
