@@ -251,7 +251,7 @@ func (w *wait) pass(ctx context.Context) {
 func (c *Cache) expendable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flight != nil || c.call != nil {
+	if c.flight != nil || c.call != nil || !c.telling.isOver() {
 		return false
 	}
 	if k, ok := c.Source.(keeper); ok {

@@ -124,22 +124,20 @@ func (c *Cache) ask(ctx context.Context, f *flight) {
 		return
 	}
 	defer c.returned(k)
-	defer func() {
-		if r := recover(); r != nil {
-			k.err = fmt.Errorf("tokensource: the source panicked: %v", r)
-		}
-	}()
 	k.err = errors.New("tokensource: the source called runtime.Goexit")
 	if c.Source == nil {
 		k.err = errNoSource
 		return
 	}
-	token, err := c.Source.Token(ctx, k.old)
-	if err = sound(err); err == nil {
-		err = token.check()
+	k.err = guarded(func() error {
+		token, err := c.Source.Token(ctx, k.old)
+		k.token = token
+		return err
+	})
+	if k.err == nil {
+		k.err = k.token.check()
 	}
-	k.login = needsLogin(err)
-	k.token, k.err = token, err
+	k.login = needsLogin(k.err)
 }
 
 var errNoSource = errors.New("tokensource: Cache.Source is nil")

@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -15,7 +16,8 @@ import (
 // returned; then the token is used all the same, and the Source is asked soon, so
 // that it may save it. A Source is told of Set, Replace and Forget one after the
 // other, in the order in which they took effect here, and asked for no token
-// meanwhile. A later Set or Forget ends the context of one that is not done, which
+// meanwhile: if ctx ends before it is the turn of this one, Set returns ctx's error, and the
+// Source is told all the same. A later Set or Forget ends the context of one that is not done, which
 // then returns what the later one does: nil means that the Source has taken this login or
 // a later login or logout.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
@@ -169,6 +171,19 @@ type overtaking struct{ by *telling }
 
 func (overtaking) Error() string { return "tokensource: a later login or logout has taken effect" }
 
+// isOver reports whether nobody is being told any more.
+func (t *telling) isOver() bool {
+	if t == nil {
+		return true
+	}
+	select {
+	case <-t.over:
+		return true
+	default:
+		return false
+	}
+}
+
 // tell calls say, if not nil, when it is its turn.
 func (t *telling) tell(ctx context.Context, say func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -177,7 +192,7 @@ func (t *telling) tell(ctx context.Context, say func(context.Context) error) err
 	return t.inTurn(ctx, func() error {
 		defer close(t.over)
 		if say != nil {
-			t.err = say(ctx)
+			t.err = guarded(func() error { return say(ctx) })
 		}
 		return t.err
 	})
@@ -217,6 +232,16 @@ func (t *telling) inTurn(ctx context.Context, say func() error) error {
 		go func() { <-t.before; say() }()
 		return ctx.Err()
 	}
+}
+
+// guarded calls the Source, perhaps in a goroutine that no caller can recover.
+func guarded(call func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("tokensource: the source panicked: %v", r)
+		}
+	}()
+	return sound(call())
 }
 
 // told waits until the Source was told of all that has taken effect; false if ctx

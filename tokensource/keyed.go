@@ -36,7 +36,8 @@ type Keyed[K comparable] struct {
 
 	// New returns a new Cache for a key that is used for the first time, or
 	// again after it made room. Callers with the same key wait for it. It must not use
-	// this Keyed for the same key, which is an error.
+	// this Keyed for the same key. To use a Keyed for any key that another caller is making is an
+	// error in New, too, because the two might wait for each other.
 	New func(K) *Cache
 
 	// MaxKeys bounds the keys. Zero means 10,000.

@@ -716,3 +716,26 @@ func TestARefreshTokenMakesNoRoomInAnOutage(t *testing.T) {
 		}
 	})
 }
+
+// Its caller has left, and the Source is told all the same.
+func TestAKeyWhoseSourceIsYetToBeToldMakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(string) tokensource.Source {
+			return &teller{source: numbered(0, 0), set: func(*Token) error { time.Sleep(10 * time.Second); return nil }}
+		})
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		short, cancel := context.WithTimeout(a, time.Second)
+		defer cancel()
+		go k.Set(a, &Token{AccessToken: "first"})
+		synctest.Wait()
+		k.Set(short, &Token{AccessToken: "second"})
+		time.Sleep(10 * time.Second) // the first is told
+		for _, want := range []error{tokensource.ErrKeysFull, nil} {
+			if _, err := k.Token(b, nil); err != want {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,5 +265,40 @@ func TestARefreshThatALoginEndedNeitherAsksTheSourceNorFails(t *testing.T) {
 				t.Errorf("first login taken after %v: %d refreshes were reported, want none", slow, got)
 			}
 		})
+	}
+}
+
+// The second is told by a goroutine of the Cache's own, which no caller can recover.
+func TestAPanicOfTheSourceThatIsToldIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		c := &tokensource.Cache{Source: &teller{source: numbered(0, 0), set: func(next *Token) error {
+			time.Sleep(time.Second)
+			if told = append(told, next.AccessToken); next.AccessToken != "c" {
+				panic("boom")
+			}
+			return nil
+		}}}
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		first := make(chan error)
+		go func() { first <- c.Set(t.Context(), &Token{AccessToken: "a"}) }()
+		synctest.Wait()
+		if err := c.Set(short, &Token{AccessToken: "b"}); err != context.DeadlineExceeded {
+			t.Errorf("got %v, want DeadlineExceeded", err)
+		}
+		if err := <-first; err == nil || !strings.Contains(err.Error(), "the source panicked: boom") {
+			t.Errorf("got %v, want that the source panicked", err)
+		}
+		if err := c.Set(t.Context(), &Token{AccessToken: "c"}); err != nil || len(told) != 3 {
+			t.Errorf("got %v, and the source was told of %v, want no error, and three logins", err, told)
+		}
+	})
+}
+
+func TestATypedNilErrorOfTheSourceThatIsToldIsAnError(t *testing.T) {
+	c := &tokensource.Cache{Source: &teller{source: numbered(0, 0), set: func(*Token) error { return (*tokensource.StoreError)(nil) }}}
+	if err := c.Set(t.Context(), &Token{AccessToken: "a"}); err == nil || !strings.Contains(err.Error(), "nil pointer") {
+		t.Errorf("got %v, want an error that tells of the nil pointer", err)
 	}
 }

@@ -10,10 +10,12 @@ import (
 )
 
 // Set saves the token of a login, whatever the Store holds, and so hands it to
-// all processes. It waits for the lock until ctx ends, and returns nil when this login, or a later
-// login or logout, is saved. If it fails, the next call of Token saves the login,
-// unless somebody has logged in or out since: where only the clocks can tell, within 10 s
-// of it counts as since.
+// all processes. It waits for the lock until ctx ends, and then takes 15 s at most. It returns nil
+// when this login, or a later login or logout, is saved. If it fails, the next call of Token
+// saves the login, unless there is another login or logout since: where only the clocks can tell,
+// one within 10 s of it counts as since.
+//
+// A token that is no login, or whose text is not UTF-8, is an error, and changes nothing.
 func (s *Stored) Set(ctx context.Context, token *Token) error {
 	kept, err := token.storable()
 	if err != nil {

@@ -109,23 +109,28 @@ func (w *world) house() {
 		wg.Go(func() { h.live(u) })
 	}
 	wg.Wait()
+	h.calm()
+}
+
+// calm lets nothing fail any more: what is pending is saved, and makes room.
+func (h *house) calm() {
 	time.Sleep(5 * time.Minute)
-	w.mu.Lock()
-	w.note("calm")
-	w.calm = true
-	w.mu.Unlock()
-	for range 2 { // what is pending is saved, and makes room
+	h.w.mu.Lock()
+	h.w.note("calm")
+	h.w.calm = true
+	h.w.mu.Unlock()
+	for range 2 {
 		for _, u := range h.users {
 			time.Sleep(2 * time.Second)
-			h.asks(u, context.Background(), nil)
+			h.asks(u, context.WithValue(context.Background(), userKey{}, u.n), nil)
 		}
 	}
 	time.Sleep(5 * time.Minute) // for what began early
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
 	for _, u := range h.users {
 		if u.stored != nil && u.stored.Pending() {
-			w.broken("user %d: in the end something is pending", u.n)
+			h.w.broken("user %d: in the end something is pending", u.n)
 		}
 	}
 }
@@ -253,9 +258,6 @@ func (h *house) begins(u *user, s *session, err error) {
 func (h *house) asks(u *user, ctx context.Context, old *tokensource.Token) *tokensource.Token {
 	w := h.w
 	defer h.enter(u)()
-	if ctx == context.Background() {
-		ctx = context.WithValue(ctx, userKey{}, u.n)
-	}
 	token, err := h.keyed.Token(ctx, old)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -310,18 +312,13 @@ func (u *user) stays(since time.Time) bool {
 	}
 }
 
-// RoundTrip is the token endpoint.
+// RoundTrip is the token endpoint as the network leads to it.
 func (h *house) RoundTrip(req *http.Request) (*http.Response, error) {
 	data, err := io.ReadAll(req.Body)
 	if err != nil {
 		panic(fmt.Sprint("sim: form: ", err))
 	}
 	form, _ := url.ParseQuery(string(data))
-	refresh := form.Get("refresh_token")
-	var u, n, turn int
-	if _, err := fmt.Sscanf(refresh, "refresh %d %d %d", &u, &n, &turn); err != nil {
-		panic(fmt.Sprint("sim: refresh token: ", err))
-	}
 	d := h.draw()
 	if err := pause(req.Context(), d.upTo(h.w.users.latency)); err != nil {
 		return nil, err
@@ -329,22 +326,16 @@ func (h *house) RoundTrip(req *http.Request) (*http.Response, error) {
 	if h.chance(d) {
 		return answer(req, 503, `{"error":"temporarily_unavailable"}`), nil
 	}
-	h.w.mu.Lock()
-	if got := req.Context().Value(userKey{}); got != u {
-		h.w.broken("user %d: the token request has the context of user %v", u, got)
-	}
-	s := h.users[u].logins[n]
-	resp := h.act(req, s, u, n, turn)
-	h.w.mu.Unlock()
+	resp, s := h.act(req, form.Get("refresh_token"))
 	err = pause(req.Context(), d.upTo(h.w.users.latency))
 	if err == nil && h.chance(d) {
 		err = errLost
 	}
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	h.w.note("user %d: token request with %q: %d, %v", u, refresh, resp.StatusCode, err)
+	h.w.note("a reply to %q: %d, %v", form.Get("refresh_token"), resp.StatusCode, err)
 	s.lost = err != nil
-	s.denied = s.denied || s.dead && !s.lost
+	s.denied = s.denied || resp.StatusCode == 400 && !s.lost
 	if s.lost {
 		return nil, err
 	}
@@ -353,19 +344,29 @@ func (h *house) RoundTrip(req *http.Request) (*http.Response, error) {
 
 var errLost = errors.New("the reply is lost")
 
-// act is what the server does; w.mu is held.
-func (h *house) act(req *http.Request, s *session, u, n, turn int) *http.Response {
+// act is what the server does.
+func (h *house) act(req *http.Request, refresh string) (*http.Response, *session) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	var u, n, turn int
+	if _, err := fmt.Sscanf(refresh, "refresh %d %d %d", &u, &n, &turn); err != nil {
+		panic(fmt.Sprint("sim: refresh token: ", err))
+	}
+	if got := req.Context().Value(userKey{}); got != u {
+		h.w.broken("user %d: the token request has the context of user %v", u, got)
+	}
+	s := h.users[u].logins[n]
 	if turn != s.turn && !s.lost && !s.dead {
 		h.w.broken("user %d: the refresh token %d of login %d is sent again", u, turn, n)
 	}
 	if s.dead = s.dead || turn != s.turn; s.dead {
-		return answer(req, 400, `{"error":"invalid_grant"}`)
+		return answer(req, 400, `{"error":"invalid_grant"}`), s
 	}
 	s.turn++
 	life := h.w.users.life
 	s.until, s.lost = time.Now().Add(life), true // until it arrives
 	return answer(req, 200, fmt.Sprintf(`{"access_token":"access-%d-%d-%d","token_type":"Bearer","refresh_token":"refresh %d %d %d","expires_in":%d}`,
-		u, n, s.turn, u, n, s.turn, life/time.Second))
+		u, n, s.turn, u, n, s.turn, life/time.Second)), s
 }
 
 // draw returns the randomness of an operation.
