@@ -286,6 +286,21 @@ func TestMetadataThatCannotBeFetchedAgainStayInUse(t *testing.T) {
 	})
 }
 
+func TestMetadataThatDoNotComeAreWaitedForTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPages()
+		p.all["https://as.example/.well-known/oauth-authorization-server"] = func(req *http.Request) (int, string) {
+			<-req.Context().Done()
+			return 0, ""
+		}
+		began := time.Now()
+		_, err := p.client(&tokensource.Issuer{URL: "https://as.example"}).Token(t.Context(), nil)
+		if took := time.Since(began); err == nil || took != 10*time.Second {
+			t.Errorf("got %v after %v, want an error after 10 s", err, took)
+		}
+	})
+}
+
 // Nobody could recover what happens in a goroutine of the Issuer's.
 func TestAClientThatPanicsOrExitsWhileMetadataAreFetchedIsAnError(t *testing.T) {
 	for name, end := range map[string]func(){"panicked": func() { panic("no route") }, "runtime.Goexit": runtime.Goexit} {
