@@ -405,6 +405,8 @@ func TestTrailersThatComeAfterARuleHasGivenUpDisturbNobody(t *testing.T) {
 			url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
 				defer close(ended)
 				w.Header().Set("DPoP-Nonce", "n")
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusBadRequest) // else DPoP does not look
 				asJSON(w, "[")
 				<-goOn
 				w.Header().Set(http.TrailerPrefix+"X-Sum", "sum")
