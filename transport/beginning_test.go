@@ -434,3 +434,31 @@ func TestTrailersThatComeAfterARuleHasGivenUpDisturbNobody(t *testing.T) {
 		}
 	}
 }
+
+// net/http does so with HTTP/2 if a body is shorter than its Content-Length.
+func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		base := roundTrip(func(*http.Request) (*http.Response, error) {
+			resp := jsonAnswer(200, "")
+			resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("["), readerFunc(func([]byte) (int, error) {
+				<-goOn
+				resp.Trailer = http.Header{"X-Sum": {"sum"}}
+				return 0, io.ErrUnexpectedEOF
+			})))
+			return resp, nil
+		})
+		resp, err := lenient(base).RoundTrip(postBody(t, "https://api.example", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(goOn)
+		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.Trailer.Get("X-Sum") != "sum" {
+			t.Errorf("got %v and the trailers %v, want the error and the sum", err, resp.Trailer)
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
