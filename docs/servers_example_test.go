@@ -32,7 +32,7 @@ func Example_emptyRefusal() {
 			ClientSecret: clientSecret,
 		},
 		Final: func(refusal *tokensource.EndpointError) bool {
-			return refusal.StatusCode == http.StatusBadRequest && refusal.Code == ""
+			return refusal.StatusCode == http.StatusBadRequest && refusal.Code == "" && refusal.Err == nil
 		},
 	}
 

@@ -423,7 +423,7 @@ func TestAWrongLocalClockIsToldWhenAnAssertionIsRefused(t *testing.T) {
 		-10 * time.Second: "",
 		0:                 "",
 	} {
-		for _, reply := range []string{"400 invalid_client", "401 invalid_grant", "503"} {
+		for _, reply := range []string{"400 invalid_client", "401 invalid_grant", "503 unavailable"} {
 			synctest.Test(t, func(t *testing.T) {
 				var status int
 				var code string

@@ -260,7 +260,7 @@ func TestWhatAHookCannotDoIsToldWithoutSecrets(t *testing.T) {
 	}{
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 200: Endpoint.ReplyJSON: no such member", true},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, fmt.Errorf("%w: rt-secret", broken) }, nil, "tokensource: the token endpoint answered 200: Endpoint.ReplyJSON: no such member: [redacted]", false},
-		{502, `<html>`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 502", false},
+		{502, `<html>`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 502: Endpoint.ReplyJSON: no such member", true},
 		{400, ``, func([]byte) ([]byte, error) { panic("called for an empty body") }, nil, "tokensource: the token endpoint answered 400", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, nil }, nil, "tokensource: the token endpoint answered 200: reply: empty", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(`{"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},

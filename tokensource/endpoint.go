@@ -59,7 +59,9 @@ type Endpoint struct {
 	//		return map[string]string{"refreshToken": form.Get("refresh_token")}
 	//	}
 	//
-	// It may be called by many goroutines at once. Nil sends the form.
+	// A secret that it adds belongs in Params, so that no error shows it if the
+	// server repeats it. It may be called by many goroutines at once. Nil sends the
+	// form.
 	RequestJSON func(form url.Values) any
 
 	// ReplyJSON translates the body of a reply, good or not, to the JSON object of
@@ -164,7 +166,7 @@ func (d *dated) judge(refusal *EndpointError, h http.Header) {
 	off, known := clockError(h, time.Now())
 	d.agreed = known && off == nil
 	refusal.dated = d
-	if refusal.Err == nil {
+	if refusal.Err == nil || off != nil && refusal.Err == errNoCode {
 		refusal.Err = off
 	}
 }

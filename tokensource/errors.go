@@ -63,9 +63,9 @@ type EndpointError struct {
 	// section 10.2.3). Zero where it did not say.
 	RetryAfter time.Duration
 
-	// Err tells what is wrong with a reply that is not a refusal, or that the
-	// local clock is wrong, after which an assertion or a proof was refused. Nil
-	// otherwise.
+	// Err tells what is wrong with a body that is not RFC 6749's, such as a proxy's
+	// page, or that the local clock is wrong, after which an assertion or a proof
+	// was refused. Nil otherwise, and for a refusal without a body.
 	Err error
 
 	// dated is not nil if the request carried an assertion or a proof, which may be

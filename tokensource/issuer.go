@@ -92,9 +92,7 @@ func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 		return known, nil
 	}
 	fetched := i.flight.DoChan("", func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTime)
-		defer cancel()
-		m, err := i.fetch(ctx, e)
+		m, err := i.fetchAlone(ctx, e)
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		switch {
@@ -112,6 +110,24 @@ func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// fetchAlone fetches in a goroutine that the Client's Transport may end, or let panic.
+func (i *Issuer) fetchAlone(ctx context.Context, e Endpoint) (m *metadata, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTime)
+	defer cancel()
+	err = errors.New("Endpoint.Client called runtime.Goexit")
+	var call sync.WaitGroup
+	call.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("Endpoint.Client panicked: %v", p)
+			}
+		}()
+		m, err = i.fetch(ctx, e)
+	})
+	call.Wait()
+	return m, err
 }
 
 // gone is called when the token endpoint was not where the metadata said.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -283,6 +284,39 @@ func TestMetadataThatCannotBeFetchedAgainStayInUse(t *testing.T) {
 			t.Errorf("the metadata were asked for %d times in the second hour, want about once a minute", n)
 		}
 	})
+}
+
+func TestMetadataThatDoNotComeAreWaitedForTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPages()
+		p.all["https://as.example/.well-known/oauth-authorization-server"] = func(req *http.Request) (int, string) {
+			<-req.Context().Done()
+			return 0, ""
+		}
+		began := time.Now()
+		_, err := p.client(&tokensource.Issuer{URL: "https://as.example"}).Token(t.Context(), nil)
+		if took := time.Since(began); err == nil || took != 10*time.Second {
+			t.Errorf("got %v after %v, want an error after 10 s", err, took)
+		}
+	})
+}
+
+// Nobody could recover what happens in a goroutine of the Issuer's.
+func TestAClientThatPanicsOrExitsWhileMetadataAreFetchedIsAnError(t *testing.T) {
+	for name, end := range map[string]func(){"panicked": func() { panic("no route") }, "runtime.Goexit": runtime.Goexit} {
+		const issuer, at = "https://as.example", "https://as.example/.well-known/oauth-authorization-server"
+		p := newPages()
+		p.set(issuer+"/token", 200, granted)
+		p.all[at] = func(*http.Request) (int, string) { end(); return 0, "" }
+		source := p.client(&tokensource.Issuer{URL: issuer})
+		if _, err := source.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v, want an error", name, err)
+		}
+		p.set(at, 200, metadataOf(issuer, issuer+"/token"))
+		if _, err := source.Token(t.Context(), nil); err != nil {
+			t.Errorf("%s: got %v the next time, want a token", name, err)
+		}
+	}
 }
 
 func TestTokensOfDifferentIssuersAreStoredApart(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 // their error descriptions with good reason.
 var public = map[string]bool{
 	"grant_type": true, "client_id": true, "scope": true, "audience": true, "resource": true,
+	"response_type": true, "token_format": true, "requested_token_use": true, // parts of codes, such as token of invalid_token
 	"client_assertion_type": true, "subject_token_type": true, "actor_token_type": true, "requested_token_type": true,
 }
 

@@ -32,7 +32,8 @@ var replies = []struct {
 }{
 	// A dead refresh token, however it is told.
 	{name: "RFC 6749", says: `400 {"error":"invalid_grant"}`, sent: 1},
-	{name: "glewlwyd", says: `400 `, final: func(e *tokensource.EndpointError) bool { return e.StatusCode == 400 && e.Code == "" }, sent: 1},
+	{name: "glewlwyd", says: `400 `, final: empty, sent: 1},
+	{name: "UAA with its parameters", says: `401 {"error":"invalid_token"}`, via: asking, final: byCode("invalid_token"), sent: 1},
 	{name: "dex", says: `400 {"error":"invalid_request"}`, final: byCode("invalid_request"), sent: 1},
 	{name: "ATProto", says: `400 {"error":"ExpiredToken","message":"Token has expired"}`, final: byCode("ExpiredToken"), sent: 1},
 	{name: "UAA", says: `401 {"error":"invalid_token","error_description":"expired"}`, final: byCode("invalid_token"), sent: 1},
@@ -49,6 +50,8 @@ var replies = []struct {
 	{name: "a gateway", says: `503 {"error":"invalid_grant"}`, later: `200 {"access_token":"a"}`, final: always, want: `a rt-1 0s "" map[]`},
 	{name: "a limit", says: `429 {"error":"invalid_grant"}`, later: `200 {"access_token":"a"}`, final: always, want: `a rt-1 0s "" map[]`},
 	{name: "500", says: `500 {"error":"invalid_grant"}`, later: `200 {"access_token":"a"}`, via: asserting, want: `a rt-1 0s "" map[]`},
+	{name: "a proxy's page", says: `400 <html>`, later: `200 {"access_token":"a"}`, final: empty, want: `a rt-1 0s "" map[]`},
+	{name: "a gateway's own JSON", says: `400 {"message":"Bad Request"}`, later: `200 {"access_token":"a"}`, final: empty, want: `a rt-1 0s "" map[]`},
 	{name: "no code", says: `400 `, later: `200 {"access_token":"a"}`, want: `a rt-1 0s "" map[]`},
 	{name: "another code", says: `401 {"error":"invalid_client"}`, later: `200 {"access_token":"a"}`, final: byCode("x"), want: `a rt-1 0s "" map[]`},
 	{name: "an odd 200", says: `200 {"ok":false}`, later: `200 {"access_token":"a"}`, want: `a rt-1 0s "" map[]`},
@@ -69,6 +72,14 @@ var replies = []struct {
 
 func byCode(code string) func(*tokensource.EndpointError) bool {
 	return func(e *tokensource.EndpointError) bool { return e.Code == code }
+}
+
+func empty(e *tokensource.EndpointError) bool {
+	return e.StatusCode == 400 && e.Code == "" && e.Err == nil
+}
+
+func asking(e *tokensource.Endpoint) {
+	e.Params = url.Values{"response_type": {"token"}, "token_format": {"opaque"}}
 }
 
 func always(*tokensource.EndpointError) bool { return true }

@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,6 +97,8 @@ func (m *moment) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+var errNoCode = errors.New("reply: no error code")
+
 // read makes a token of the reply to a request that was sent at began.
 func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointError) {
 	fail := func(err error) *EndpointError {
@@ -118,6 +121,9 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 	switch {
 	case !good || r.Error != "": // whatever else is wrong with it
 		refusal := fail(nil)
+		if r.Error == "" && len(trim(body)) > 0 {
+			refusal.Err = cmp.Or(err, errNoCode) // it may come from a proxy
+		}
 		refusal.Code, refusal.Description, refusal.URI = string(r.Error), string(r.Description), string(r.URI)
 		return nil, refusal
 	case err != nil:

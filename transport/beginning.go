@@ -158,8 +158,8 @@ func (b *beginning) read(p []byte) (n int, err error) {
 // Read returns what was read ahead, then reads on.
 func (b *beginning) Read(p []byte) (int, error) {
 	n, err := b.readOn(p)
-	if err == io.EOF {
-		b.copy.Trailer = b.from.Trailer
+	if err != nil {
+		b.arrived()
 	}
 	return n, err
 }
@@ -187,11 +187,8 @@ func (b *beginning) readOn(p []byte) (int, error) {
 // WriteTo writes what Read would return. The rest goes as it would without the
 // beginning: by its own WriteTo, or by the ReadFrom of w.
 func (b *beginning) WriteTo(w io.Writer) (int64, error) {
-	n, err := b.writeTo(w)
-	if err == nil {
-		b.copy.Trailer = b.from.Trailer
-	}
-	return n, err
+	defer b.arrived()
+	return b.writeTo(w)
 }
 
 func (b *beginning) writeTo(w io.Writer) (written int64, err error) {
@@ -219,6 +216,13 @@ func (b *beginning) writeTo(w io.Writer) (written int64, err error) {
 		default:
 			<-b.done
 		}
+	}
+}
+
+// arrived gives the copy the trailers that have come, unless a Read is still in progress.
+func (b *beginning) arrived() {
+	if b.ended() {
+		b.copy.Trailer = b.from.Trailer
 	}
 }
 

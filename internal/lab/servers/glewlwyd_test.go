@@ -70,7 +70,7 @@ func startGlewlwyd(t *testing.T) *site {
 		source: tokensource.RefreshToken{
 			Endpoint: endpoint,
 			Final: func(refusal *tokensource.EndpointError) bool {
-				return refusal.StatusCode == http.StatusBadRequest && refusal.Code == ""
+				return refusal.StatusCode == http.StatusBadRequest && refusal.Code == "" && refusal.Err == nil
 			},
 		},
 		login: login,
