@@ -3,4 +3,6 @@ package servers_test
 var servers = []server{
 	{name: "oidc-provider", start: startOIDCProvider},
 	{name: "glewlwyd", start: startGlewlwyd},
+	{name: "better-auth", start: startBetterAuth},
+	{name: "zitadel/oidc", start: startZitadel},
 }
