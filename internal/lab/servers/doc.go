@@ -13,7 +13,7 @@
 //
 // The servers of npm and Go are installed at the versions of their lock files, into
 // a temporary folder. glewlwyd is the Debian package, and needs python3. A server
-// that the flag names must be there. Access tokens live 2 s, so the suite needs a
+// that the flag names must be there. Access tokens live 2 or 3 s, so the suite needs a
 // machine that does nothing else.
 //
 // The last lines are the rows of the table in docs/servers.md. A row that the page

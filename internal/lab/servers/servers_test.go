@@ -20,7 +20,7 @@ import (
 
 var names = flag.String("servers", "", "which servers to run: names with commas in between, or all")
 
-// lifetime is that of the access tokens.
+// lifetime is how long access tokens are good, at least; some live a second longer.
 const lifetime = 2 * time.Second
 
 // A server is one under test.

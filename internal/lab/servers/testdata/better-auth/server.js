@@ -1,5 +1,6 @@
 // better-auth with @better-auth/oauth-provider and its defaults, but for access
-// tokens of 2 s. /test/client tells the client's id and secret.
+// tokens of 3 s, which counts from a whole second: they live 2 s at least.
+// /test/client tells the id and secret of a client.
 import http from 'node:http'
 import { betterAuth } from 'better-auth'
 import { memoryAdapter } from 'better-auth/adapters/memory'
@@ -15,7 +16,7 @@ const auth = betterAuth({
   secret: 'a secret of the suite, a secret of the suite',
   database: memoryAdapter(Object.fromEntries(tables.map((name) => [name, []]))),
   emailAndPassword: { enabled: true },
-  plugins: [jwt(), oauthProvider({ loginPage: '/login', consentPage: '/consent', accessTokenExpiresIn: 2 })],
+  plugins: [jwt(), oauthProvider({ loginPage: '/login', consentPage: '/consent', accessTokenExpiresIn: 3 })],
 })
 const { headers } = await auth.api.signUpEmail({
   body: { name: 'Peter', email: 'peter@example.com', password: 'a password' }, returnHeaders: true,
