@@ -15,7 +15,7 @@ func startHydra(t *testing.T) *site {
 	path, public, private := build(t, "hydra", "github.com/ory/hydra/v2", "-tags", "sqlite"), freePort(t), freePort(t)
 	base, admin := "http://127.0.0.1:"+public, "http://127.0.0.1:"+private+"/admin"
 	cmd := exec.Command(path, "serve", "all", "--dev", "--sqa-opt-out")
-	cmd.Env = append(os.Environ(), "DSN=memory", "TTL_ACCESS_TOKEN=2s", "SECRETS_SYSTEM=a secret of the suite", "LOG_LEVEL=error",
+	cmd.Env = append(os.Environ(), "DSN=memory", "TTL_ACCESS_TOKEN=3s", "SECRETS_SYSTEM=a secret of the suite", "LOG_LEVEL=error",
 		"URLS_SELF_ISSUER="+base, "URLS_LOGIN="+base+"/login", "URLS_CONSENT="+base+"/consent",
 		"SERVE_PUBLIC_HOST=127.0.0.1", "SERVE_PUBLIC_PORT="+public, "SERVE_ADMIN_HOST=127.0.0.1", "SERVE_ADMIN_PORT="+private)
 	run(t, private, cmd)

@@ -105,7 +105,7 @@ func (at *site) observe(t *testing.T) string {
 // is revoked.
 func (at *site) outlived(t *testing.T) string {
 	token := at.refresh(t, at.login(t))
-	time.Sleep(lifetime + time.Second)
+	time.Sleep(lifetime + 2*time.Second)
 	expired := "still good after a second"
 	if resp := at.ask(t, token); resp.StatusCode != http.StatusOK {
 		expired = said(resp)
