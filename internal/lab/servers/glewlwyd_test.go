@@ -73,11 +73,8 @@ func startGlewlwyd(t *testing.T) *site {
 				return refusal.StatusCode == http.StatusBadRequest && refusal.Code == "" && refusal.Err == nil
 			},
 		},
-		login: login,
-		check: func(access string) *http.Response {
-			return request(t, "GET", base+"/glwd/profile/", nil, bearer(access))
-		},
-		good:    func(resp *http.Response) bool { return resp.StatusCode == http.StatusOK },
+		login:   login,
+		api:     base + "/glwd/profile/",
 		revoke:  func(_ *testing.T, access string) { revoke(access) },
 		rfc7009: revoke,
 		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },

@@ -2,12 +2,11 @@ package servers_test
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,20 +23,21 @@ const (
 	expiries = 5
 )
 
-// live lets callers use the API through expiries, revocations and the end of the login.
-func (at *site) live(t *testing.T) {
-	sent := &sent{count: map[string]int{}, mention: at.source.Endpoint.RequestJSON != nil}
+// live lets callers use the API through expiries, revocations and the end of the
+// login. Key is nil, or what tokens are bound to.
+func (at *site) live(t *testing.T, key crypto.Signer) {
+	sent := &sent{count: map[string]int{}}
 	source := at.source
-	source.Endpoint.Client = &http.Client{Transport: sent}
+	source.Endpoint.Client = &http.Client{Transport: proving(key, sent)}
 	cache := &tokensource.Cache{Source: &source}
-	if err := cache.Set(t.Context(), at.login(t)); err != nil {
+	if err := cache.Set(t.Context(), &tokensource.Token{RefreshToken: at.login(t).RefreshToken}); err != nil {
 		t.Fatal(err)
 	}
-	api := at.api(t)
-	client := &http.Client{Transport: &transport.Auth{Source: cache}}
+	api := new(api)
+	client := &http.Client{Transport: &transport.Auth{Source: cache, Refused: at.refused, Base: proving(key, api)}}
 
 	began := time.Now()
-	failed := at.use(t, client, api, cache)
+	failed := at.use(t, client, cache)
 	tokens := sent.total()
 	t.Logf("%d requests by %d callers in %v: %d failures, %d token requests, %d refusals", requests, callers,
 		time.Since(began).Round(100*time.Millisecond), failed, tokens, api.refused.Load())
@@ -55,7 +55,7 @@ func (at *site) live(t *testing.T) {
 	before := sent.of(login.RefreshToken) // while it was good: not every server rotates
 	at.end(t, login)
 	at.revoke(t, login.AccessToken)
-	took := ended(t, client, api.URL)
+	took := ended(t, client, at.api)
 	dead := sent.of(login.RefreshToken) - before
 	t.Logf("after the end of the login all callers had ErrReauthenticate in %v, after %d token requests with the dead token",
 		took.Round(time.Millisecond), dead)
@@ -63,24 +63,24 @@ func (at *site) live(t *testing.T) {
 		t.Error("want at most 3 s and 2 requests")
 	}
 
-	if err := cache.Set(t.Context(), at.login(t)); err != nil {
+	if err := cache.Set(t.Context(), &tokensource.Token{RefreshToken: at.login(t).RefreshToken}); err != nil {
 		t.Fatal(err)
 	}
 	for range callers {
-		if err := get(client, api.URL); err != nil {
+		if err := get(client, at.api); err != nil {
 			t.Errorf("after Set: %v", err)
 		}
 	}
 }
 
 // use sends all requests, and returns how many failed.
-func (at *site) use(t *testing.T, client *http.Client, api *api, cache *tokensource.Cache) int64 {
+func (at *site) use(t *testing.T, client *http.Client, cache *tokensource.Cache) int64 {
 	var done, failed atomic.Int64
 	var wg sync.WaitGroup
 	for range callers {
 		wg.Go(func() {
 			for range requests / callers {
-				if err := get(client, api.URL); err != nil {
+				if err := get(client, at.api); err != nil {
 					failed.Add(1)
 					t.Log(err)
 				}
@@ -137,32 +137,27 @@ func get(client *http.Client, url string) error {
 	return nil
 }
 
-// An api asks the server about each token.
-type api struct {
-	*httptest.Server
-	refused atomic.Int64
+// proving sends proofs of the key, if there is one.
+func proving(key crypto.Signer, base http.RoundTripper) http.RoundTripper {
+	if key == nil {
+		return base
+	}
+	return &transport.DPoP{Key: key, Base: base}
 }
 
-func (at *site) api(t *testing.T) *api {
-	a := new(api)
-	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, access, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		resp := at.check(access)
-		defer resp.Body.Close()
-		if !at.good(resp) {
-			a.refused.Add(1)
-			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		}
-	}))
-	t.Cleanup(a.Close)
-	return a
+// An api counts the refusals of the server's resource.
+type api struct{ refused atomic.Int64 }
+
+func (a *api) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		a.refused.Add(1)
+	}
+	return resp, err
 }
 
 // sent counts token requests by their refresh tokens.
 type sent struct {
-	mention bool // the request is JSON
-
 	mu    sync.Mutex // guards count
 	count map[string]int
 }
@@ -177,12 +172,12 @@ func (s *sent) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		key := string(text)
-		if form, err := url.ParseQuery(key); err == nil && !s.mention {
-			key = form.Get("refresh_token")
+		form, err := url.ParseQuery(string(text))
+		if err != nil {
+			return nil, err
 		}
 		s.mu.Lock()
-		s.count[key]++
+		s.count[form.Get("refresh_token")]++
 		s.mu.Unlock()
 	}
 	return http.DefaultTransport.RoundTrip(req)
@@ -198,13 +193,8 @@ func (s *sent) total() (n int) {
 }
 
 // of counts the requests that carried a refresh token.
-func (s *sent) of(refresh string) (n int) {
+func (s *sent) of(refresh string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key, c := range s.count {
-		if key == refresh || s.mention && strings.Contains(key, refresh) {
-			n += c
-		}
-	}
-	return n
+	return s.count[refresh]
 }

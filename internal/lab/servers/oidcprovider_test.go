@@ -33,10 +33,7 @@ func startOIDCProvider(t *testing.T) *site {
 		login: func(t *testing.T) *tokensource.Token {
 			return &tokensource.Token{RefreshToken: member(t, request(t, "POST", base+"/test/login", nil, nil), "refresh_token")}
 		},
-		check: func(access string) *http.Response {
-			return request(t, "GET", base+"/me", nil, func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+access) })
-		},
-		good: func(resp *http.Response) bool { return resp.StatusCode == http.StatusOK },
+		api: base + "/me",
 		revoke: func(t *testing.T, access string) {
 			request(t, "POST", base+"/test/revoke/"+access, nil, nil).Body.Close()
 		},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +31,7 @@ func install(t *testing.T, name string) (dir string) {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", name))); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	cmd.Dir = dir
@@ -38,6 +39,20 @@ func install(t *testing.T, name string) (dir string) {
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
 	return dir
+}
+
+// build builds a package in the module of a folder of testdata, and returns the
+// program's path.
+func build(t *testing.T, name, pkg string, flags ...string) (path string) {
+	path = filepath.Join(t.TempDir(), name)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program(t, "go"), slices.Concat([]string{"build", "-o", path}, flags, []string{pkg})...)
+	cmd.Dir = filepath.Join("testdata", name)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return path
 }
 
 // freePort returns a port of loopback that nobody listens on.

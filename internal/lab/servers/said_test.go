@@ -1,6 +1,7 @@
 package servers_test
 
 import (
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,4 +33,19 @@ func npmVersion(t *testing.T, dir, name string) string {
 	var about struct{ Version string }
 	json.Unmarshal(text, &about)
 	return about.Version
+}
+
+// goVersion is the version of a module that a program is built with.
+func goVersion(t *testing.T, path, module string) string {
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == module {
+			return strings.TrimPrefix(m.Version, "v")
+		}
+	}
+	t.Fatalf("%s is not built with %s", path, module)
+	return ""
 }

@@ -2,6 +2,10 @@ package servers_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,11 +13,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
 var names = flag.String("servers", "", "which servers to run: names with commas in between, or all")
+
+// lifetime is how long access tokens are good, at least; some live a second longer.
+const lifetime = 2 * time.Second
 
 // A server is one under test.
 type server struct {
@@ -26,8 +34,8 @@ type site struct {
 	version string
 	source  tokensource.RefreshToken                     // as docs/servers.md has it
 	login   func(*testing.T) *tokensource.Token          // a new login
-	check   func(access string) *http.Response           // asks the server about a token
-	good    func(*http.Response) bool                    // its answer
+	api     string                                       // a resource of the server's
+	refused func(*http.Response) bool                    // its refusals, if Auth needs to be told
 	revoke  func(t *testing.T, access string)            // the access token alone
 	rfc7009 func(access string)                          // the same at the server's revocation endpoint, if it has one
 	end     func(t *testing.T, login *tokensource.Token) // the login
@@ -58,7 +66,10 @@ func TestServers(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			at := s.start(t)
 			found := at.observe(t)
-			at.live(t)
+			at.live(t, nil)
+			if strings.HasSuffix(found, "| yes") {
+				at.live(t, newKey(t))
+			}
 			row := fmt.Sprintf("| %s |", found)
 			if !strings.Contains(string(page), row) {
 				t.Errorf("docs/servers.md has no row with %s", row)
@@ -79,21 +90,70 @@ func (at *site) observe(t *testing.T) string {
 		rotates = "rotated"
 	}
 	again := at.reuse(first, second)
-	lifetime := "not told"
+	told := "not told"
 	if !second.Expiry.IsZero() {
-		lifetime = "told"
+		told = "told"
 	}
-	at.revoke(t, second.AccessToken)
-	expired := said(at.check(second.AccessToken))
 	over := at.refresh(t, at.login(t))
 	at.end(t, over)
 	_, err := at.source.Token(context.Background(), over)
-	return fmt.Sprintf("%s | %s | %s | %s; %s | %s | %s", refusal(err), at.stranger(t), expired, rotates, again, lifetime, at.revoked(t))
+	return fmt.Sprintf("%s | %s | %s | %s; %s | %s | %s | %s",
+		refusal(err), at.stranger(t), at.outlived(t), rotates, again, told, at.revoked(t), at.bound(t))
+}
+
+// outlived says how the API refuses an access token that has expired, and one that
+// is revoked.
+func (at *site) outlived(t *testing.T) string {
+	token := at.refresh(t, at.login(t))
+	time.Sleep(lifetime + 2*time.Second)
+	expired := "still good after a second"
+	if resp := at.ask(t, token); resp.StatusCode != http.StatusOK {
+		expired = said(resp)
+	}
+	token = at.refresh(t, at.login(t))
+	if resp := at.ask(t, token); resp.StatusCode != http.StatusOK {
+		t.Errorf("a good token: %s", said(resp))
+	}
+	at.revoke(t, token.AccessToken)
+	if revoked := said(at.ask(t, token)); revoked != expired {
+		return fmt.Sprintf("%s; revoked: %s", expired, revoked)
+	}
+	return expired
+}
+
+// ask uses the API with a token, whatever its answer.
+func (at *site) ask(t *testing.T, token *tokensource.Token) *http.Response {
+	return request(t, "GET", at.api, nil, func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+token.AccessToken) })
+}
+
+// bound says whether the server binds tokens to a client's key.
+func (at *site) bound(t *testing.T) string {
+	source := at.source
+	source.Endpoint.Client = &http.Client{Transport: proving(newKey(t), http.DefaultTransport)}
+	token, err := source.Token(t.Context(), at.login(t))
+	switch {
+	case err != nil:
+		return refusal(err)
+	case token.TokenType == "DPoP":
+		return "yes"
+	}
+	return "no"
+}
+
+func newKey(t *testing.T) crypto.Signer {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 // stranger says what a client with a wrong secret is told.
 func (at *site) stranger(t *testing.T) string {
 	source := at.source
+	if source.Endpoint.ClientSecret == "" {
+		return "–"
+	}
 	source.Endpoint.ClientSecret = "wrong"
 	_, err := source.Token(t.Context(), at.login(t))
 	return refusal(err)

@@ -1,0 +1,54 @@
+package servers_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+func startBetterAuth(t *testing.T) *site {
+	node, dir, port := program(t, "node"), install(t, "better-auth"), freePort(t)
+	cmd := exec.Command(node, "server.js", port)
+	cmd.Dir = dir
+	run(t, port, cmd)
+	base := "http://127.0.0.1:" + port + "/api/auth"
+	var client struct {
+		ID     string `json:"client_id"`
+		Secret string `json:"client_secret"`
+	}
+	resp := request(t, "GET", "http://127.0.0.1:"+port+"/test/client", nil, nil)
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&client); err != nil {
+		t.Fatal(err)
+	}
+	endpoint := tokensource.Endpoint{Issuer: &tokensource.Issuer{URL: base}, ClientID: client.ID, ClientSecret: client.Secret}
+	revoke := func(token string) {
+		request(t, "POST", base+"/oauth2/revoke", url.Values{"token": {token}}, func(req *http.Request) {
+			req.SetBasicAuth(client.ID, client.Secret)
+		}).Body.Close()
+	}
+	return &site{
+		version: npmVersion(t, dir, "better-auth"),
+		source:  tokensource.RefreshToken{Endpoint: endpoint},
+		login: func(t *testing.T) *tokensource.Token {
+			return browse(t, endpoint, base+"/oauth2/authorize", func(browser *http.Client, at *url.URL) string {
+				resp, err := browser.Post(base+"/sign-in/email", "application/json",
+					strings.NewReader(`{"email": "peter@example.com", "password": "a password"}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				return base + "/oauth2/authorize?" + at.RawQuery
+			})
+		},
+		api:     base + "/oauth2/userinfo",
+		revoke:  func(_ *testing.T, access string) { revoke(access) },
+		rfc7009: revoke,
+		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },
+	}
+}
