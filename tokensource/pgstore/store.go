@@ -1,6 +1,6 @@
 // Package pgstore keeps the tokens of [tokensource.Stored] in Postgres, for
-// processes on many machines. Postgres must be of version 9.5 or later. The table is
-// made by [CreateTable].
+// processes on many machines. Postgres must be of version 9.5 or later; the tests run 15. The
+// table is made by [CreateTable].
 //
 // # The lock
 //
@@ -11,10 +11,10 @@
 // the lock of a process that was killed lives until its time is over.
 //
 // Each operation is one statement, which commits by itself. No transaction is open while
-// a token is obtained, and a session keeps nothing, so PgBouncer serves in any mode. Each
-// statement may run twice. So it is sent again, at most two times, after a
-// lost connection, a serialization failure, a timeout of the server, or where the server
-// has no room or is starting.
+// a token is obtained, and a session keeps nothing, so PgBouncer may be in transaction mode.
+// Each statement may run twice. So a statement is sent again, at most two times, after a lost
+// connection, a serialization failure or a timeout of the server, and while the server
+// has no connection left or is starting.
 //
 // # While Postgres is away
 //
