@@ -15,16 +15,19 @@ import (
 )
 
 var (
-	processes = flag.Int("processes", 16, "how many processes share a refresh token while Postgres fails")
-	rotations = flag.Int("rotations", 40, "how often they rotate it; the scenarios of storetest.Processes are whole from 1000 on")
+	processes = flag.Int("processes", 8, "how many processes share a refresh token while Postgres fails")
+	rotations = flag.Int("rotations", 40, "how often they rotate it")
+	whole     = flag.Bool("whole", false, "run the scenarios of storetest.Processes, too")
 )
 
 func TestProcesses(t *testing.T) {
 	t.Parallel() // it waits a lot: the lock of a killed process must expire
-	if *rotations < 1000 {
-		flag.Set("test.short", "true")
-	}
-	storetest.Processes(t, func(t *testing.T) string { return newServer(t).address() }, open)
+	storetest.Processes(t, func(t *testing.T) string {
+		if !*whole {
+			t.Skip("-whole runs it")
+		}
+		return newServer(t).address()
+	}, open)
 }
 
 // Sessions are terminated at random, processes are killed, and once the primary crashes and its
