@@ -22,8 +22,8 @@
 //	                    ▼
 //	             tokensource.Cache ──▶ (tokensource.Stored) ──▶ a grant, or your Func ──▶ the token endpoint
 //
-// Two modules of their own have stores for Stored: tokensource/filestore for the
-// processes of one machine, tokensource/redisstore for many.
+// Modules of their own have stores for Stored: tokensource/filestore for the
+// processes of one machine, tokensource/pgstore and tokensource/redisstore for many.
 //
 // Newcomers need an Auth, a Cache and one grant: see the example ClientCredentials.
 package tokentripper

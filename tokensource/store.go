@@ -7,8 +7,8 @@ import (
 )
 
 // A Store keeps values that many processes share: the tokens of [Stored]. It
-// is safe for concurrent use. The packages filestore and redisstore have one
-// each; package storetest tests a new one.
+// is safe for concurrent use. The packages filestore, pgstore and redisstore
+// have one each; package storetest tests a new one.
 //
 // Keys are printable ASCII, at most 255 bytes. Values are a few KiB of any bytes,
 // and secret.

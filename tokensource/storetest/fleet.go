@@ -19,9 +19,9 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 )
 
-// A plan is what all scenarios of one call of Processes have in common.
+// A plan is what all scenarios of one test have in common.
 type plan struct {
-	run     string // the value of -test.run that leads to Processes
+	run     string // the value of -test.run that leads to the test
 	address func(*testing.T) string
 	open    func(address string) tokensource.Store
 }
@@ -41,6 +41,8 @@ type fleet struct {
 	lost    map[string]bool // refresh tokens of which it has found that they had to be refused
 	outages []outage
 	logins  int
+
+	disturbed bool // requests may fail because the store is away
 }
 
 // An outage is the time from the death of a family of refresh tokens until all

@@ -29,16 +29,24 @@ import (
 // new refresh token and before that is saved lose it, whatever the store; the test
 // tells how many these were, and logs in again.
 func Processes(t *testing.T, address func(t *testing.T) string, open func(address string) tokensource.Store) {
-	if spec := os.Getenv(workerEnv); spec != "" {
-		work(t, spec, open)
+	p, parent := begin(t, address, open)
+	if !parent {
 		return
 	}
-	p := plan{pattern(t.Name()), address, open}
 	t.Run("the first use of an empty store obtains one token", p.firstUse)
 	t.Run("tokens that expire are rotated once for all", p.expiring)
 	t.Run("tokens that are revoked are rotated once for all", p.revoked)
 	t.Run("killed processes do not keep the others from going on", p.killing)
 	t.Run("a login in one process heals all", p.login)
+}
+
+// begin returns the plan of the parent. In a worker it works, until the parent has ended that.
+func begin(t *testing.T, address func(t *testing.T) string, open func(address string) tokensource.Store) (p plan, parent bool) {
+	if spec := os.Getenv(workerEnv); spec != "" {
+		work(t, spec, open)
+		return p, false
+	}
+	return plan{pattern(t.Name()), address, open}, true
 }
 
 // pattern returns the value of -test.run that runs one test.

@@ -43,20 +43,31 @@ func TestProcesses(t *testing.T) {
 		{"has no lock", "tokens that are revoked are rotated once for all"},
 		{"saves later than it says", "killed processes do not keep the others from going on"},
 	} {
-		t.Run(strings.TrimSuffix(c.store+", "+c.fails, ", "), func(t *testing.T) { runProcesses(t, c.store, c.fails) })
+		t.Run(strings.TrimSuffix(c.store+", "+c.fails, ", "), func(t *testing.T) { runTest(t, c.store, "TestProcesses", c.fails) })
 	}
 }
 
-// runProcesses expects that one subtest fails, or that all succeed.
-func runProcesses(t *testing.T, store, fails string) {
+func TestEndure(t *testing.T) {
+	if open := netStores[os.Getenv(netStoreEnv)]; open != nil {
+		t.Run("disturbed", func(t *testing.T) {
+			storetest.Endure(t, 8, 20, serveMemory, open, func(ctx context.Context) { <-ctx.Done() })
+		})
+		return
+	}
+	t.Run("good", func(t *testing.T) { runTest(t, "good", "TestEndure", "") })
+	t.Run("has no lock", func(t *testing.T) { runTest(t, "has no lock", "TestEndure", "disturbed") })
+}
+
+// runTest runs a test, and expects that one subtest fails, or that all succeed.
+func runTest(t *testing.T, store, test, fails string) {
 	fails = strings.ReplaceAll(fails, " ", "_")
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.short", "-test.v", "-test.timeout=5m",
-		"-test.run=^TestProcesses$/^"+regexp.QuoteMeta(fails))
+		"-test.run=^"+test+"$/^"+regexp.QuoteMeta(fails))
 	cmd.Env = append(os.Environ(), netStoreEnv+"="+store)
 	out, err := cmd.CombinedOutput()
 	switch failed, ok := errors.AsType[*exec.ExitError](err); {
 	case fails == "" && err == nil:
-	case fails != "" && ok && failed.ExitCode() == 1 && strings.Contains(string(out), "--- FAIL: TestProcesses/"+fails):
+	case fails != "" && ok && failed.ExitCode() == 1 && strings.Contains(string(out), "--- FAIL: "+test+"/"+fails):
 	default:
 		t.Errorf("got %v; want a failure of %q, if any; the output:\n%s", err, fails, out)
 	}

@@ -1,8 +1,8 @@
 // Package storetest tests a [tokensource.Store], and has one in memory.
 //
 // [Run] tests the contract, in a few seconds. [Processes] shares a refresh token that
-// rotates among many processes, some of which are killed. A store in, say,
-// directories is tested by
+// rotates among many processes, some of which are killed. [Endure] does so while
+// the store's server fails. A store in, say, directories is tested by
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) func() tokensource.Store {

@@ -52,6 +52,9 @@ func (f *fleet) verify() {
 }
 
 func (f *fleet) mayFail(failed failure) bool {
+	if f.disturbed && !failed.LoggedOut {
+		return true
+	}
 	for _, o := range f.outages {
 		if failed.LoggedOut && failed.At.After(o.from) && failed.At.Before(o.to) {
 			return true

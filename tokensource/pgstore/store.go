@@ -1,0 +1,191 @@
+// Package pgstore keeps the tokens of [tokensource.Stored] in Postgres, for
+// processes on many machines. Postgres must be of version 9.5 or later; the tests run 15. The
+// table is made by [CreateTable].
+//
+// # The lock
+//
+// The row of a key tells who holds its lock, and until when. An advisory lock or a
+// row locked by SELECT FOR UPDATE would end with its connection: after a
+// failover, a timeout of idle transactions or pg_terminate_backend, a second
+// process would spend the refresh token that the first is exchanging. The price is that
+// the lock of a process that was killed lives until its time is over.
+//
+// Each operation is one statement, which commits by itself. No transaction is open while
+// a token is obtained, and a session keeps nothing, so PgBouncer may be in transaction mode.
+// Each statement may run twice. So a statement is sent again, at most two times, after a lost
+// connection, a serialization failure or a timeout of the server, and while the server
+// has no connection left or is starting.
+//
+// # While Postgres is away
+//
+// A Store waits at most 5 s for an answer of Postgres. What happens then is up to
+// [tokensource.Stored]: every process goes on with its token as long as that is good, and
+// no refresh token is spent without the lock.
+//
+// # What Postgres may lose
+//
+// When a lock or a value is lost, two processes may spend the same refresh token,
+// and strict servers end the login for that. To lose nothing:
+//
+//   - synchronous_commit on, as it is by default, for the role and the database. With off,
+//     a crash may lose what was saved in the last second.
+//   - Replication is asynchronous by default: a failover may lose the last save and lock.
+//     Name replicas in synchronous_standby_names, and promote one of these.
+//   - The clocks of all servers that may be promoted agree within a second.
+//   - A backup brings an old refresh token back. Log in again after it was restored.
+//
+// Connect to the primary. With many hosts in the connection string, set
+// target_session_attrs=read-write. A replica is an error.
+//
+// Values are the tokens themselves: backups, replicas and, if parameters are logged, the
+// server's log hold them. Put [tokensource.Encrypted] over a Store, with a key that is kept elsewhere.
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// CreateTable is the statement that makes the table, for your migrations. A Store needs the
+// rights to SELECT, INSERT and UPDATE. Rows that nobody has locked for
+// a while may be deleted:
+//
+//	DELETE FROM tokentripper_tokens WHERE held_until < now() - interval '90 days'
+const CreateTable = `CREATE TABLE IF NOT EXISTS tokentripper_tokens (
+	key        text COLLATE "C" PRIMARY KEY,
+	value      bytea,                -- NULL: none was saved
+	holder     text,                 -- of the lock; NULL: nobody
+	held_until timestamptz NOT NULL  -- when the lock ends, or has ended
+)`
+
+// A Store is a [tokensource.Store] in a table of Postgres. Only Pool must be set.
+//
+// Errors hold nothing of a value. A Store is safe for concurrent use; its fields
+// must not be changed once it is in use.
+type Store struct {
+	// Pool connects to Postgres. The caller closes it, after the last call of the Store. An
+	// Update takes no connection of it while fn runs.
+	Pool *pgxpool.Pool
+
+	// Table is the name of a table like that of CreateTable, for instance tokens or auth.tokens.
+	// Empty means tokentripper_tokens, where the search_path finds it.
+	Table string
+}
+
+var _ tokensource.Store = (*Store)(nil)
+
+// Bounds of waiting for Postgres.
+const (
+	patience = 5 * time.Second // for an answer, with all tries
+	tries    = 3
+	pause    = 100 * time.Millisecond // between them
+)
+
+var errReplica = errors.New("the server is a replica")
+
+// Load returns the value of key, nil if there is none.
+func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
+	var replica bool
+	var value []byte
+	err := s.do(ctx, `SELECT pg_is_in_recovery(), (SELECT value FROM %[1]s WHERE key = $1)`, []any{key}, &replica, &value)
+	if err == nil && replica {
+		err = errReplica
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pgstore: load: %w", err)
+	}
+	return value, nil
+}
+
+// Update is as [tokensource.Store] has it. The lock lives until 2 s after ctx's
+// deadline, or for 30 s if ctx has none; so long does that of a process that was
+// killed. Where Postgres refuses to write it, fn is not called.
+//
+// save is one statement: it replaces the value if the lock is still this call's and the
+// value what fn was given or has saved. A save whose answer was lost may be called
+// again, with the same value or another.
+//
+// While the lock is taken, Update waits for Postgres, at most 5 s, even if ctx ends.
+func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l, err := s.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer l.release(ctx)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return fn(l.value(), func(value []byte) error { return l.save(ctx, value) })
+}
+
+// do runs a statement for the table, and again if that may help. It scans the
+// row, and returns pgx.ErrNoRows if there is none.
+func (s *Store) do(ctx context.Context, statement string, args []any, row ...any) error {
+	if s.Pool == nil {
+		return errors.New("Store.Pool is nil")
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSilent)
+	defer cancel()
+	statement = fmt.Sprintf(statement, s.table())
+	// This mode prepares no statement that has a name: PgBouncer would lose it.
+	args = append([]any{pgx.QueryExecModeExec}, args...)
+	for try := 1; ; try++ {
+		err := discreet(s.Pool.QueryRow(ctx, statement, args...).Scan(row...))
+		switch {
+		case err == nil || !transient(err):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case try == tries:
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+var errSilent = fmt.Errorf("no answer from Postgres within %v", patience)
+
+func (s *Store) table() string {
+	if s.Table == "" {
+		return "tokentripper_tokens"
+	}
+	return pgx.Identifier(strings.Split(s.Table, ".")).Sanitize()
+}
+
+// discreet takes out of an error what the server tells of a row.
+func discreet(err error) error {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		e.Detail, e.Where = "", ""
+	}
+	return err
+}
+
+// transient reports whether another try may succeed.
+func transient(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return !errors.Is(err, pgx.ErrNoRows) // something about the connection
+	}
+	switch e.Code[:min(2, len(e.Code))] {
+	case "08", // connection exception, also PgBouncer's
+		"40", // transaction rollback: a serialization failure
+		"53", // insufficient resources: too many connections
+		"57": // operator intervention: terminated, a timeout, starting up
+		return true
+	}
+	return false
+}
