@@ -18,7 +18,8 @@ import (
 // White space around the token is ignored. A file that is replaced, by rename or
 // by symbolic link, is read whole or not at all; one that is written in place is
 // read again until it stays the same. A token that was caught half-written all
-// the same is refused by the server, and read again.
+// the same is refused by the server, and read again. On Windows, a program that
+// replaces the file while it is read may have to try again.
 type File struct {
 	// Path of the file.
 	Path string
@@ -61,7 +62,7 @@ func (f *File) read() (*Token, error) {
 	if !info.Mode().IsRegular() { // to open a pipe might never return
 		return nil, fmt.Errorf("%s is not a regular file", f.Path)
 	}
-	file, err := os.Open(f.Path)
+	file, err := open(f.Path)
 	if err != nil {
 		return nil, err
 	}

@@ -265,7 +265,7 @@ func answerBeforeBody(e *env) error {
 	}
 	caller.Close() // HTTP/2's Close waits for the caller's Read
 	resp.Body.Close()
-	synctest.Wait()
+	settle()
 	return errors.Join(want("the status", resp.StatusCode, http.StatusRequestEntityTooLarge), b.isClosed())
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing/synctest"
+	"time"
 )
 
 var responses = []entry{
@@ -215,8 +216,14 @@ func closeEnds(e *env) error {
 		return err
 	}
 	err = resp.Body.Close()
-	synctest.Wait()
+	settle()
 	return errors.Join(err, want("the request has ended at the server", ended, true))
+}
+
+// settle waits for the end of a request whose response was closed: net/http of Go 1.27 first reads on for 50 ms.
+func settle() {
+	time.Sleep(100 * time.Millisecond)
+	synctest.Wait()
 }
 
 func cutShort(e *env) error {

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix || windows
 
 // Package filestore keeps tokens in files, for the processes of one machine.
 //
@@ -8,7 +8,7 @@
 //		Key:    "billing",
 //	}}
 //
-// It is for Unix only: other systems replace no file atomically.
+// It is for Unix and Windows: other systems have no locks that end with a process.
 package filestore
 
 import (
@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 )
@@ -35,11 +34,21 @@ import (
 // reads the tokens: [tokensource.Encrypted] over a Store helps if the key is
 // kept elsewhere.
 //
-// Locks are those of flock(2). Keep Dir on a local file system: on a network
+// Locks are those of flock(2), and on Windows of LockFileEx. Keep Dir on a local file system: on a network
 // file system, flock may exclude nobody, or nobody on other machines, and a lock
 // may be lost with the connection. For processes of many machines there is package
 // redisstore. A Dir whose files are removed while processes run loses its locks, too: a save
-// then fails, if it can tell.
+// then fails, if it can tell. Windows removes no lock that is held.
+//
+// Windows differs in this:
+//   - A file mode means nothing there. Directories are made with an access list that lets only the user, SYSTEM and the Administrators group in,
+//     and passes this on to what is in them. A Dir that exists keeps its own list, which the Store does not look at: it refuses only what belongs to others
+//     than these three.
+//   - No file is replaced while a program has it open, such as a virus scanner. A save tries again until its context
+//     ends; reading tries for a second.
+//   - A value is flushed, then renamed by MoveFileEx with MOVEFILE_WRITE_THROUGH. NTFS keeps a journal of names, so that after a crash the old value is there or the new one.
+//     Microsoft promises neither this nor that the replacement is atomic. FAT has no journal: keep Dir on NTFS or ReFS.
+//   - The lock of a process that died is free when Windows has closed its files, as a rule at once.
 //
 // Nothing can help where a machine crashes, or a backup is restored, such that
 // an old refresh token comes back that the server has ended.
@@ -71,7 +80,7 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return read(filepath.Join(dir, tokenFile))
+	return read(ctx, filepath.Join(dir, tokenFile))
 }
 
 // Update calls fn with the lock of key, when it has made room on the disk for
@@ -122,12 +131,12 @@ func (s *Store) make(dir string) error {
 // makeAll makes a directory and those above it, and syncs what they were made in.
 func makeAll(dir string) error {
 	parent := filepath.Dir(dir)
-	err := os.Mkdir(dir, 0o700)
+	err := mkdir(dir)
 	if errors.Is(err, fs.ErrNotExist) && parent != dir {
 		if err := makeAll(parent); err != nil {
 			return err
 		}
-		err = os.Mkdir(dir, 0o700)
+		err = mkdir(dir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may have been faster
 		return wrap(err)
@@ -148,21 +157,10 @@ func (s *Store) check(dir string) error {
 			return wrap(err)
 		case !info.IsDir():
 			return fmt.Errorf("filestore: %s is not a directory", path)
-		case info.Mode()&0o022 != 0:
-			return fmt.Errorf("filestore: %s has mode %04o: others can write to it", path, info.Mode().Perm())
 		}
-		if err := errors.Join(foreign(path, link), foreign(path, info)); err != nil {
+		if err := errors.Join(shared(path, info), foreign(path, link), foreign(path, info)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// foreign refuses what belongs to another user, who may change it at any time.
-func foreign(path string, info fs.FileInfo) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if own := os.Geteuid(); ok && stat.Uid != 0 && int(stat.Uid) != own {
-		return fmt.Errorf("filestore: %s belongs to user %d, not to root or user %d", path, stat.Uid, own)
 	}
 	return nil
 }

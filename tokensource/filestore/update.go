@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix || windows
 
 package filestore
 
@@ -6,16 +6,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/google/renameio/v2"
 )
 
 // An update is one call of Update, which has the lock.
@@ -24,10 +23,10 @@ type update struct {
 	dir  string
 	lock *flock.Flock
 
-	mu    sync.Mutex            // guards what follows: nobody keeps fn from calling save later
-	over  bool                  // the lock is gone
-	value []byte                // what the file has
-	next  *renameio.PendingFile // room for the next value; nil after a save
+	mu    sync.Mutex // guards what follows: nobody keeps fn from calling save later
+	over  bool       // the lock is gone
+	value []byte     // what the file has
+	next  *os.File   // room for the next value; nil after a save
 }
 
 // begin locks the directory of a key, and prepares a save.
@@ -53,7 +52,7 @@ func (u *update) prepare() (err error) {
 	if err := u.sweep(); err != nil {
 		return err
 	}
-	if u.value, err = read(u.path(tokenFile)); err != nil {
+	if u.value, err = read(u.ctx, u.path(tokenFile)); err != nil {
 		return err
 	}
 	return u.reserve()
@@ -76,7 +75,7 @@ func (u *update) sweep() error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), pendingPrefix) {
-			if err := os.Remove(u.path(e.Name())); err != nil {
+			if err := persist(u.ctx, readTime, func() error { return os.Remove(u.path(e.Name())) }); err != nil {
 				return wrap(err)
 			}
 		}
@@ -84,7 +83,7 @@ func (u *update) sweep() error {
 	return nil
 }
 
-// pendingPrefix is how renameio names the file that will replace another.
+// pendingPrefix begins the name of a file that will replace another.
 const pendingPrefix = "." + tokenFile
 
 // reserved is room for any value but an unusual one.
@@ -93,12 +92,16 @@ const reserved = 16 << 10
 // reserve makes a file for the next value with room for it, so that a full disk, a
 // quota or a read-only file system shows before fn is called.
 func (u *update) reserve() error {
-	next, err := renameio.NewPendingFile(u.path(tokenFile), renameio.WithTempDir(u.dir), renameio.WithStaticPermissions(0o600))
+	next, err := os.CreateTemp(u.dir, pendingPrefix)
 	if err != nil {
 		return wrap(err)
 	}
 	u.next = next
-	if err := allocate(next.File, max(reserved, 2*len(u.value))); err != nil {
+	err = next.Chmod(0o600) // whatever the umask is
+	if err == nil {
+		err = allocate(next, max(reserved, 2*len(u.value)))
+	}
+	if err != nil {
 		u.drop()
 		return wrap(err)
 	}
@@ -108,7 +111,8 @@ func (u *update) reserve() error {
 // drop removes the file for the next value, if there is one.
 func (u *update) drop() {
 	if u.next != nil {
-		u.next.Cleanup()
+		u.next.Close()
+		os.Remove(u.next.Name())
 		u.next = nil
 	}
 }
@@ -126,22 +130,29 @@ func (u *update) save(value []byte) error {
 		}
 	}
 	defer u.drop()
-	if err := replace(u.next, value); err != nil {
+	if err := u.replace(value); err != nil {
 		return wrap(err)
 	}
+	u.next = nil
 	u.value = append([]byte{}, value...)
 	return syncDir(u.dir)
 }
 
 // replace writes over what was reserved, for which there is room.
-func replace(next *renameio.PendingFile, value []byte) error {
-	if _, err := next.WriteAt(value, 0); err != nil {
+func (u *update) replace(value []byte) error {
+	if _, err := u.next.WriteAt(value, 0); err != nil {
 		return err
 	}
-	if err := next.Truncate(int64(len(value))); err != nil {
+	if err := u.next.Truncate(int64(len(value))); err != nil {
 		return err
 	}
-	return next.CloseAtomicallyReplace()
+	if err := u.next.Sync(); err != nil {
+		return err
+	}
+	if err := u.next.Close(); err != nil {
+		return err
+	}
+	return persist(u.ctx, forEver, func() error { return rename(u.next.Name(), u.path(tokenFile)) })
 }
 
 // lost tells why the value may not be replaced any more: somebody may have
@@ -164,7 +175,7 @@ func (u *update) lost() error {
 	if err != nil {
 		return wrap(err)
 	}
-	value, err := read(u.path(tokenFile))
+	value, err := read(u.ctx, u.path(tokenFile))
 	if err == nil && (!bytes.Equal(value, u.value) || (value == nil) != (u.value == nil)) {
 		return errLocked
 	}
@@ -175,8 +186,12 @@ func (u *update) path(name string) string { return filepath.Join(u.dir, name) }
 
 // read returns what a file holds, nil if there is none. It refuses one that
 // others could have read.
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+func read(ctx context.Context, path string) ([]byte, error) {
+	var f *os.File
+	err := persist(ctx, readTime, func() (err error) {
+		f, err = os.Open(path)
+		return err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -185,13 +200,10 @@ func read(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, wrap(err)
-	case info.Mode()&0o077 != 0:
-		return nil, fmt.Errorf("filestore: %s has mode %04o: others can read or write it", path, info.Mode().Perm())
 	}
-	if err := foreign(path, info); err != nil {
+	if err := errors.Join(shared(path, info), foreign(path, info)); err != nil {
 		return nil, err
 	}
 	value, err := io.ReadAll(f)
@@ -201,15 +213,22 @@ func read(path string) ([]byte, error) {
 	return value, nil
 }
 
-// syncDir makes a rename, or a new name, survive a crash of the machine.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return wrap(err)
+const (
+	readTime = time.Second
+	forEver  = time.Duration(1<<63 - 1)
+)
+
+// persist calls fn until no other program is in its way, ctx ends, or the time is over.
+func persist(ctx context.Context, most time.Duration, fn func() error) error {
+	for begin := time.Now(); ; {
+		err := fn()
+		if err == nil || !busy(err) || time.Since(begin) >= most {
+			return err
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return wrap(err)
-	}
-	return nil
 }
