@@ -113,3 +113,34 @@ func TestUsersWhoDieMakeRoomForAllOthersAndNoRefreshTokenThatLivesIsLost(t *test
 		}
 	})
 }
+
+func TestPeekOfAKeyThatIsAnErrorFindsNothing(t *testing.T) {
+	var failure error
+	k := &tokensource.Keyed[string]{
+		Key: func(context.Context) (string, error) { return "user", failure },
+		New: func(string) *tokensource.Cache { return new(tokensource.Cache) },
+	}
+	k.Set(t.Context(), &Token{AccessToken: "token"})
+	if got := k.Peek(t.Context(), nil); got == nil || got.AccessToken != "token" {
+		t.Errorf("got %v, want the token", got)
+	}
+	failure = errors.New("no user")
+	if got := k.Peek(t.Context(), nil); got != nil {
+		t.Errorf("got %v, want none", got)
+	}
+}
+
+func TestAPeekIsNoUserForLong(t *testing.T) {
+	type user struct{}
+	k := &tokensource.Keyed[string]{
+		Key:     func(ctx context.Context) (string, error) { return ctx.Value(user{}).(string), nil },
+		New:     func(string) *tokensource.Cache { return new(tokensource.Cache) },
+		MaxKeys: 1,
+	}
+	first, second := context.WithValue(t.Context(), user{}, "first"), context.WithValue(t.Context(), user{}, "second")
+	k.Forget(first)
+	k.Peek(first, nil)
+	if err := k.Set(second, &Token{AccessToken: "token"}); err != nil {
+		t.Errorf("got %v, want room for another key", err)
+	}
+}

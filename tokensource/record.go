@@ -146,11 +146,9 @@ func (t *Token) storable() (*Token, error) {
 		}
 	}
 	kept.Scope = strings.ToValidUTF8(kept.Scope, "")
-	if kept.checkExtra() != nil {
-		kept.Extra = maps.Clone(kept.Extra)
-		maps.DeleteFunc(kept.Extra, func(name string, value json.RawMessage) bool {
-			return !utf8.ValidString(name) || !json.Valid(value)
-		})
-	}
+	kept.Extra = maps.Clone(kept.Extra)
+	maps.DeleteFunc(kept.Extra, func(name string, value json.RawMessage) bool {
+		return !utf8.ValidString(name) || !json.Valid(value)
+	})
 	return &kept, nil
 }

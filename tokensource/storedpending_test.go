@@ -276,3 +276,21 @@ func TestARefusalThatAnotherProcessHasMetWhileThisOneWaitedIsNotTriedAgain(t *te
 		}
 	})
 }
+
+func TestATokenThatWasObtainedWithoutTheStoreIsPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(brokenStore)
+		s := newProcess(store, tokensource.Func(func(context.Context, *Token) (*Token, error) {
+			return &Token{AccessToken: "alone"}, nil
+		})).stored
+		s.Unshared = true
+		for _, away := range []bool{true, false} {
+			store.load.Store(away)
+			got, err := s.Token(t.Context(), nil)
+			wantToken(t, got, err, "alone")
+			if s.Pending() != away {
+				t.Errorf("the store is away: %t, pending: %t", away, s.Pending())
+			}
+		}
+	})
+}
