@@ -609,3 +609,22 @@ func TestForgetDuringTheFirstExchangeEndsIt(t *testing.T) {
 		t.Errorf("%d token requests, want 1", got)
 	}
 }
+
+// A peeking Source has another token already.
+type peeking struct {
+	tokensource.Source
+	other *tokensource.Token
+}
+
+func (p peeking) Peek(context.Context, *tokensource.Token) *tokensource.Token { return p.other }
+
+func TestARefusalWhoseOtherTokenNoHeaderMayCarryTellsBoth(t *testing.T) {
+	source := peeking{tokensource.Static(&tokensource.Token{AccessToken: "old"}), &tokensource.Token{AccessToken: "a\nb"}}
+	auth := &transport.Auth{Source: source, Base: &api{likes: func(string) bool { return false }}, MaxBody: -1}
+	_, err := auth.RoundTrip(postBody(t, "https://api.example", nil))
+	if e, ok := errors.AsType[*transport.Error](err); !ok || e.StatusCode != 401 || e.Err == nil {
+		t.Errorf("got %v, want an Error with status 401 and the cause", err)
+	}
+	once := io.LimitReader(strings.NewReader("body"), 4) // cannot be sent again
+	getsStatus(t, auth, postBody(t, "https://api.example", once), 401)
+}
