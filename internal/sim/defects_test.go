@@ -153,13 +153,9 @@ var defects = []defect{
 		`		a.body.owners++
 `, ``}},
 	{"the body is closed twice", "internal/replay/recording.go", []string{
-		`	if closed {
-		return nil
-	}
-	return b.src.Close()`, `	if closed && b.src == nil {
-		return nil
-	}
-	return b.src.Close()`}},
+		`	if !b.closing() {
+`, `	if !b.closing() && b.src == nil {
+`}},
 	{"a released body is not closed", "internal/replay/body.go", []string{
 		`	if closeNow {
 `, `	if false && closeNow {
@@ -196,10 +192,9 @@ var defects = []defect{
 		discard(d.base(), resp, attempt)
 `}},
 	{"a challenged request takes the nonce that others use", "transport/dpop.go", []string{
-		`			nonce = n
-`, `			d.nonces.learn(req, resp, known, nonce)
-			nonce = d.nonces.of(req)
-`}},
+		`		nonce = cmp.Or(nonceOf(resp), nonce)`, `		_ = cmp.Or(nonce)
+		d.nonces.learn(req, resp, known, nonce)
+		nonce = d.nonces.of(req)`}},
 	{"an API demands a nonce by 401 alone", "transport/dpop.go", []string{
 		`strings.EqualFold(c.Scheme, "DPoP") && (code`, `resp.StatusCode == 401 && strings.EqualFold(c.Scheme, "DPoP") && (code`}},
 	{"a refused response is not closed", "transport/attempt.go", []string{
