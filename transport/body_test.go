@@ -700,20 +700,20 @@ func TestTheReplaysTrailerIsNotTheCallersWhoMayStillWriteToIt(t *testing.T) {
 // A closer counts how often it is told to close idle connections.
 type closer struct {
 	http.RoundTripper
-	told int
+	told atomic.Int32
 }
 
-func (c *closer) CloseIdleConnections() { c.told++ }
+func (c *closer) CloseIdleConnections() { c.told.Add(1) }
 
 func TestCloseIdleConnectionsReachesABaseThatHasIt(t *testing.T) {
 	base := new(closer)
 	(&http.Client{Transport: &transport.Auth{Base: &transport.DPoP{Base: base}}}).CloseIdleConnections()
-	if base.told != 1 {
-		t.Errorf("the base was told %d times, want 1", base.told)
+	if n := base.told.Load(); n != 1 {
+		t.Errorf("the base was told %d times, want 1", n)
 	}
 	(&transport.Auth{Base: layer{base}}).CloseIdleConnections()
-	if base.told != 2 {
-		t.Errorf("through a layer the base was told %d times more, want 1", base.told-1)
+	if n := base.told.Load(); n != 2 {
+		t.Errorf("through a layer the base was told %d times more, want 1", n-1)
 	}
 	(&transport.Auth{Base: roundTrip(nil)}).CloseIdleConnections() // has none
 }

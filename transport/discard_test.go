@@ -319,7 +319,7 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 	for name, c := range map[string]struct {
 		major, length int
 		body          io.ReadCloser
-		closes        int
+		closes        int32
 		takes         time.Duration
 		header        http.Header
 	}{
@@ -345,8 +345,8 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 			auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
 			start := time.Now()
 			getsStatus(t, auth, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
-			if took := time.Since(start); base.told != c.closes || took != c.takes {
-				t.Errorf("%s: closed idle connections %d times after %v, want %d after %v", name, base.told, took, c.closes, c.takes)
+			if took, told := time.Since(start), base.told.Load(); told != c.closes || took != c.takes {
+				t.Errorf("%s: closed idle connections %d times after %v, want %d after %v", name, told, took, c.closes, c.takes)
 			}
 			time.Sleep(time.Minute) // Close returns
 		})
