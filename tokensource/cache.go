@@ -261,8 +261,11 @@ func (c *Cache) expendable() bool {
 	if !dead && c.lease.token != nil && c.lease.token.RefreshToken != "" {
 		return false
 	}
+	if !c.lease.good(time.Now()) || dead && c.lease.until.IsZero() { // such a token would keep its place for ever
+		return true
+	}
 	_, told := c.Source.(setter)
-	return !c.lease.good(time.Now()) || !dead && (told || !c.lease.login)
+	return !dead && (told || !c.lease.login)
 }
 
 // Format writes the type of Source, whatever the verb: no secret, and nothing

@@ -144,3 +144,31 @@ func TestAPeekIsNoUserForLong(t *testing.T) {
 		t.Errorf("got %v, want room for another key", err)
 	}
 }
+
+func TestALoginThatHasDiedMakesRoomThoughItsAccessTokenNeverExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			return tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
+				if old != nil {
+					return nil, tokensource.ErrReauthenticate
+				}
+				return &Token{AccessToken: name, RefreshToken: "refresh-" + name}, nil
+			})
+		})
+		k.MaxKeys = 1
+		token, err := k.Token(tenant(t.Context(), "a"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Token(tenant(t.Context(), "b"), nil); !errors.Is(err, tokensource.ErrKeysFull) {
+			t.Errorf("while the login lives: got %v, want ErrKeysFull", err)
+		}
+		if _, err := k.Token(tenant(t.Context(), "a"), token); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, want ErrReauthenticate", err)
+		}
+		time.Sleep(time.Second) // a search that found no room is not made again at once
+		if _, err := k.Token(tenant(t.Context(), "b"), nil); err != nil {
+			t.Errorf("when it has died: got %v, want a token", err)
+		}
+	})
+}

@@ -229,7 +229,7 @@ func TestEachDefectIsFound(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			play := func(flag, value string) (string, string) {
-				out, err := exec.Command(program, "-test.run", "^TestSimulation$", "-test.timeout", "5m", "-users", "0.05", flag, value).CombinedOutput()
+				out, err := exec.Command(program, "-test.run", "^TestSimulation$", "-test.timeout", "5m", flag, value).CombinedOutput()
 				found := seedFailed.FindSubmatch(out)
 				if err == nil || found == nil {
 					t.Fatalf("%s %s: it was not found: %v\n%s", flag, value, err, out)

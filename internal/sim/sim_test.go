@@ -13,9 +13,6 @@ var (
 	seeds = flag.Int("seeds", 1000, "how many seeds to play")
 	from  = flag.Uint64("from", 1, "the first of them")
 	only  = flag.Uint64("seed", 0, "play this seed alone, up to 100 times, until it fails")
-
-	// Seed 42733 is not understood yet with it: a user is turned away though no key of others must stay.
-	usersFlag = flag.Float64("users", 0, "the share of seeds, 0 to 1, that also play a Keyed with more users than it has room for")
 )
 
 func TestSimulation(t *testing.T) {

@@ -32,7 +32,7 @@ type users struct {
 // drawUsers draws from a stream of its own, see drawServers.
 func (p *plan) drawUsers(seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 6))
-	if r.Float64() > *usersFlag {
+	if r.Float64() > 0.05 {
 		return
 	}
 	n := 2 + r.IntN(40)
