@@ -319,7 +319,8 @@ func (w *world) probe(p *process, auth *auth) {
 			token.ended, token.ends = false, w.issuer.now().Add(w.life)
 		}
 		w.mu.Unlock()
-		req := c.request(context.Background(), w.draw("probe", p.n))
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // else a Cache that asks without end is never found
+		req := c.request(ctx, w.draw("probe", p.n))
 		resp, err := auth.RoundTrip(req)
 		w.mu.Lock()
 		switch {
@@ -332,6 +333,7 @@ func (w *world) probe(p *process, auth *auth) {
 		if resp != nil {
 			resp.Body.Close()
 		}
+		cancel()
 		time.Sleep(5 * time.Minute)
 	}
 }
