@@ -64,8 +64,9 @@ type Cache struct {
 
 	// ready is all that Token reads while it holds a good token: then it takes no
 	// lock, and allocates nothing. Nil means to look.
-	ready atomic.Pointer[lease]
-	calls singleflight.Group // of Source: one at a time
+	ready    atomic.Pointer[lease]
+	calls    singleflight.Group // of Source: one at a time
+	watching sync.Mutex         // held while Source looks
 
 	// The token is none, good until its end, or expired. The Source is in one of
 	// the states below. Token, with the token that a server refused as old:
@@ -209,8 +210,25 @@ func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error)
 			return nil, w, nil
 		}
 	}
+	c.watch(ctx, now)
 	c.publish(now)
 	return c.lease.token, nil, nil
+}
+
+// watch has a Source that shares the token look at what others have, when it is time;
+// c.mu is held.
+func (c *Cache) watch(ctx context.Context, now time.Time) {
+	s, ok := c.Source.(looker)
+	if !ok || !lapsed(now, c.lease.look) {
+		return
+	}
+	c.lease.look = nextLook(now)
+	go func() {
+		if c.watching.TryLock() {
+			defer c.watching.Unlock()
+			guarded(func() error { return s.Look(withoutTrace(context.WithoutCancel(ctx))) })
+		}
+	}()
 }
 
 // publish tells what Token may return without a lock; c.mu is held.
@@ -222,6 +240,9 @@ func (c *Cache) publish(now time.Time) {
 	l := c.lease
 	if state := c.state(now); state == asking || state == ended { // no early refresh begins
 		l.early = time.Time{}
+	}
+	if _, ok := c.Source.(looker); ok && (l.early.IsZero() || l.look.Before(l.early)) {
+		l.early = l.look
 	}
 	c.ready.Store(&l)
 }

@@ -95,13 +95,14 @@ type lease struct {
 	token *Token
 	until time.Time // the token's Expiry
 	early time.Time // when to refresh it early
+	look  time.Time // when a Source that shares it looks at what others have
 	login bool      // it came by Set or Replace: the Source may have no other
 }
 
 // newLease draws the moment of the early refresh of a token that was asked for
 // at began. The wide window spreads a fleet that was started together.
 func newLease(t *Token, began, now time.Time) lease {
-	l := lease{token: t, until: clock.Anchor(now, t.Expiry)}
+	l := lease{token: t, until: clock.Anchor(now, t.Expiry), look: nextLook(now)}
 	switch {
 	case !clock.Passed(now, t.RefreshAt):
 		l.early = clock.Anchor(now, t.RefreshAt)
@@ -111,6 +112,9 @@ func newLease(t *Token, began, now time.Time) lease {
 	}
 	return l
 }
+
+// nextLook draws the moment of the next look, for processes that got the token together.
+func nextLook(now time.Time) time.Time { return now.Add(20*time.Second + rand.N(10*time.Second)) }
 
 // good reports whether the token can be expected to work at now.
 func (l *lease) good(now time.Time) bool {

@@ -72,10 +72,11 @@ type recordJSON struct {
 	Login          string          `json:"login,omitempty"`
 	Token          json.RawMessage `json:"token,omitempty"`
 	Reauthenticate bool            `json:"reauthenticate,omitempty"`
+	Lost           int64           `json:"lost,omitempty"`
 }
 
 func (r record) encode() ([]byte, error) {
-	j := recordJSON{Version: recordVersion, Generation: r.Generation, Login: r.Login, Reauthenticate: r.Ended}
+	j := recordJSON{Version: recordVersion, Generation: r.Generation, Login: r.Login, Reauthenticate: r.Ended, Lost: r.Lost}
 	if r.token != nil {
 		token, err := Marshal(r.token)
 		if err != nil {
@@ -98,7 +99,7 @@ func (r *record) decode(data []byte) error {
 	if j.Generation == 0 || j.Generation >= maxGeneration || (j.Token == nil) != j.Reauthenticate {
 		return errors.New("the value lacks a generation, or a token or reauthenticate")
 	}
-	r.Record = lineage.Record{Generation: j.Generation, Login: j.Login, Ended: j.Reauthenticate}
+	r.Record = lineage.Record{Generation: j.Generation, Login: j.Login, Ended: j.Reauthenticate, Lost: j.Lost}
 	if j.Token == nil {
 		return nil
 	}

@@ -36,6 +36,12 @@ type keeper interface {
 	Pending() bool
 }
 
+// A looker is a Source that shares its token with other processes. What they have made of
+// it, it learns by Look.
+type looker interface {
+	Look(ctx context.Context) error
+}
+
 // A spender is a Source that tells whether it keeps refresh tokens to itself and
 // spends them.
 type spender interface{ Spends() bool }

@@ -19,11 +19,17 @@ import (
 //
 // A new token is saved before it is used. A save that fails is tried again for 15 s,
 // while the lock is held; a token that could not be saved is used all the same,
-// and saved with the next call. Where the store was emptied or is behind, the
-// newest token that a process knows is saved again with its next call.
+// and saved with the next call.
 //
-// No store can help a process that is killed after the server has ended its
-// refresh token and before the next one is saved: the user must log in again.
+// If the store was emptied or put back to an older state, each process saves the newest
+// token that it knows with its next call, or its next [Stored.Look]. No refresh token is
+// spent until 45 s after the first has noticed: by then all have looked that
+// send requests. Meanwhile Token returns the token if it is good, else a [StoreError].
+//
+// The user must log in again if a process is killed after the server has ended its
+// refresh token and before the next one is saved. The same happens if a process that
+// does not know the newest token cannot see that the store has lost it: it has just started, or
+// the store was put back to what the process knows.
 //
 // Expiry is kept as a time of day, so the clocks of the processes should agree
 // to within seconds. It is the Cache that notices if the wall clock was set back since
@@ -152,15 +158,39 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.newest.Awaited = s.logins > 0
-	switch generation := s.newest.Newest(stored.Record); {
-	case generation == 0:
+	generation := s.newest.Newest(stored.Record)
+	if generation == 0 {
 		s.newest = saved(stored)
-	case locked:
+		return s.newest, nil
+	}
+	if s.newest.Outcome == lineage.Saved { // the Store was emptied, or put back
+		s.newest.Known = s.newest.SavedAgain(stored.Record, time.Now().UnixMilli())
+	}
+	if locked {
 		s.newest.Known = s.newest.Above(stored.Record, generation)
-	case s.newest.Outcome == lineage.Saved: // the Store was emptied, or is behind
-		s.newest.Outcome = lineage.Untried
 	}
 	return s.newest, nil
+}
+
+// Look learns what other processes have made of the token, and saves what this process
+// knows to be newer, as where the store was emptied. It asks Source for nothing. A [Cache] over Stored
+// calls it every 20 to 30 s while it serves a good token.
+//
+// It takes 10 s at most. The error is a [StoreError], or ctx's; what is not saved then is
+// saved with the next call.
+func (s *Stored) Look(ctx context.Context) error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	value, err := s.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	if newest, err := s.learn(key, value, false); err != nil || newest.Outcome == lineage.Saved {
+		return err
+	}
+	return s.flush(ctx, key, storeTime)
 }
 
 // without answers while the Store is away, which err says.

@@ -19,6 +19,7 @@ const (
 var (
 	errNotCalled = errors.New("the store did not call fn")
 	errNoTime    = errors.New("the store was too slow, no time is left for an exchange")
+	errDoubtful  = errors.New("the store has lost records, and the refresh token may have been spent")
 )
 
 // A turn is the time with the lock of a key.
@@ -88,8 +89,11 @@ func (s *Stored) exchange(t turn, base known) (*Token, error) {
 	end, _ := t.ctx.Deadline()
 	call, cancel := context.WithDeadline(t.ctx, end.Add(-saveTime))
 	defer cancel()
-	if call.Err() != nil {
+	switch {
+	case call.Err() != nil:
 		return nil, &StoreError{opUpdate, t.key, errNoTime}
+	case base.Doubtful(time.Now().UnixMilli()) && s.spends(base.token):
+		return nil, &StoreError{opUpdate, t.key, errDoubtful}
 	}
 	token, err := s.ask(call, base.token)
 	if err != nil && !(needsLogin(err) && s.ends(base.token)) {

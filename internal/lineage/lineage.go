@@ -14,6 +14,7 @@ type Record struct {
 	Generation uint64 // greater than that of the record before; zero: there is none
 	Login      string // names the login or logout that it descends from; empty: none, or one of a release that names none
 	Ended      bool   // it has no token: the refresh token was refused, or the user has logged out
+	Lost       int64  // when a process noticed that the store had lost records, in Unix milliseconds; zero: none has
 }
 
 // An Outcome is what became of saving a record.
@@ -43,6 +44,24 @@ type Known struct {
 
 // Tolerance is by how many milliseconds clocks may differ.
 const Tolerance = 10_000
+
+// Doubt is for how many milliseconds a record that was saved again, because the store had
+// lost it, may not be the newest: all processes look at the store within this time.
+const Doubt = 45_000
+
+// Doubtful reports whether another process may know a newer record, which the store has
+// lost. A moment far ahead says nothing: it comes from a clock that is wrong.
+func (r Record) Doubtful(now int64) bool { return max(r.Lost-now, now-r.Lost) < Doubt }
+
+// SavedAgain returns k as it is to be saved because the store has lost it. The doubt
+// ends when that of others does who have noticed the same.
+func (k Known) SavedAgain(stored Record, now int64) Known {
+	k.Outcome, k.Lost = Untried, now
+	if stored.Doubtful(now) {
+		k.Lost = stored.Lost
+	}
+	return k
+}
 
 // Newest returns the generation under which k is to be saved, because k is newer than
 // what the store has. Zero means that the store has the newest, and nothing is to
@@ -95,8 +114,5 @@ func (k Known) replaces(stored Record) bool {
 // generation.
 func (k Known) Above(stored Record, generation uint64) Known {
 	k.Generation, k.Over = generation, stored.Login
-	if k.Outcome == Saved { // the store has lost it, or is behind
-		k.Outcome = Untried
-	}
 	return k
 }

@@ -126,9 +126,22 @@ func TestWhatIsSavedUnderTheLockStandsAboveWhatItReplaces(t *testing.T) {
 		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Unknown, Begins: true, Over: "before"},
 		{Record: lineage.Record{Generation: 9, Login: "own"}, Outcome: lineage.Saved, Over: "before"},
 	} {
-		got, outcome := k.Above(stored, 9), max(k.Outcome, lineage.Untried)
-		if got.Generation != 9 || got.Outcome != outcome || got.Over != "there" || got.Begins != k.Begins {
-			t.Errorf("%+v: got %+v, want it %v in generation 9, over the store's login", k, got, outcome)
+		got := k.Above(stored, 9)
+		if got.Generation != 9 || got.Outcome != k.Outcome || got.Over != "there" || got.Begins != k.Begins {
+			t.Errorf("%+v: got %+v, want it in generation 9, over the store's login", k, got)
+		}
+	}
+}
+
+func TestADoubtLastsFromTheFirstNoticeAndNotForEver(t *testing.T) {
+	const now = 1_800_000_000_000
+	for lost, want := range map[int64]int64{ // what the store says: what is saved again says
+		0: now, now - lineage.Doubt: now, now + lineage.Doubt: now,
+		now - lineage.Doubt + 1: now - lineage.Doubt + 1, now: now, now + lineage.Doubt - 1: now + lineage.Doubt - 1,
+	} {
+		got := lineage.Known{Outcome: lineage.Saved}.SavedAgain(lineage.Record{Lost: lost}, now)
+		if got.Lost != want || got.Outcome != lineage.Untried || !got.Doubtful(now) {
+			t.Errorf("the store says %d: got %+v, want %d", lost, got, want)
 		}
 	}
 }

@@ -80,7 +80,15 @@ func shifted(value []byte, by time.Duration) []byte {
 	if err != nil {
 		panic(fmt.Sprint("sim: generation: ", err))
 	}
-	return fmt.Appendf(nil, `%s"gen":%d%s`, before, generation+by.Milliseconds(), after[end:])
+	rest := after[end:]
+	if before, lost, found := bytes.Cut(rest, []byte(`"lost":`)); found {
+		at, err := strconv.ParseInt(string(bytes.TrimRight(lost, "}")), 10, 64)
+		if err != nil {
+			panic(fmt.Sprint("sim: lost: ", err))
+		}
+		rest = fmt.Appendf(nil, `%s"lost":%d}`, before, at+by.Milliseconds())
+	}
+	return fmt.Appendf(nil, `%s"gen":%d%s`, before, generation+by.Milliseconds(), rest)
 }
 
 // in is what the process reads, out what it writes.

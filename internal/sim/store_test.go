@@ -20,6 +20,13 @@ type store struct {
 	awayTill time.Time
 	draws    int
 	excused  bool // a token was not saved before the lock was free: its refresh token may be sent again
+	versions []version
+}
+
+// A version is a value and when it was saved.
+type version struct {
+	at    time.Time
+	value []byte
 }
 
 // storeOf is the store as a process reaches it.
@@ -196,6 +203,7 @@ func (h *holding) apply(data []byte) error {
 	for _, known := range h.known {
 		if bytes.Equal(known, h.value) {
 			h.value = data
+			h.versions = append(h.versions, version{time.Now(), data})
 			h.w.note("process %d: saved %s", h.p.n, data)
 			return nil
 		}
