@@ -4,86 +4,117 @@ package redisstore_test
 
 import (
 	"context"
-	"errors"
+	"flag"
+	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
-	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 )
 
-// newerAndOlder returns two processes, of which the first has the newest token
-// and the other the one before, and an empty Redis.
-func newerAndOlder(t *testing.T) (srv *tokentest.Server, newer, older *process) {
+var lossesFlag = flag.Int("losses", 1, "how often Redis loses what it had, in each way; with more than 1, also under 64 processes")
+
+// A loss is a way in which Redis loses what it had. It is given dumps of what that was
+// before the last rotation, and before those before it.
+type loss struct {
+	name  string
+	heard bool // no login is needed only if all processes have looked since the last rotations
+	lose  func(t *testing.T, s *server, dumps []dump)
+}
+
+var losses = []loss{
+	{"FLUSHALL", false, func(t *testing.T, s *server, _ []dump) {
+		if err := s.client().FlushAll(context.Background()).Err(); err != nil {
+			t.Error(err)
+		}
+	}},
+	{"a restart without persistence", false, func(t *testing.T, s *server, _ []dump) {
+		s.signal(syscall.SIGKILL)
+		s.restart()
+	}},
+	{"a dump one generation old", true, func(t *testing.T, s *server, dumps []dump) { dumps[0].restore(t, s) }},
+	{"a dump two generations old", true, func(t *testing.T, s *server, dumps []dump) { dumps[1].restore(t, s) }},
+}
+
+// A dump is what Redis has, by key.
+type dump map[string]string
+
+func newDump(t *testing.T, s *server) dump {
+	d, c, ctx := dump{}, s.client(), context.Background()
+	keys, err := c.Keys(ctx, "*").Result()
+	for _, key := range keys {
+		if d[key], err = c.Dump(ctx, key).Result(); err != nil {
+			break
+		}
+	}
+	if err != nil || len(d) == 0 {
+		t.Fatalf("got a dump of %d keys and error %v", len(d), err)
+	}
+	return d
+}
+
+func (d dump) restore(t *testing.T, s *server) {
+	for key, value := range d {
+		if err := s.client().RestoreReplace(context.Background(), key, 0, value).Err(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// One process has missed the last rotations, and asks first when a new token is needed. It
+// does not spend its refresh token.
+func TestARedisThatLosesWhatItHadLogsNobodyOut(t *testing.T) {
+	for _, l := range losses {
+		for n := range *lossesFlag {
+			t.Run(fmt.Sprintf("%s, 8 processes, %d", l.name, n), func(t *testing.T) { l.test(t, 8) })
+			if *lossesFlag > 1 {
+				t.Run(fmt.Sprintf("%s, 64 processes, %d", l.name, n), func(t *testing.T) { l.test(t, 64) })
+			}
+		}
+	}
+}
+
+func (l loss) test(t *testing.T, n int) {
+	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
-	source := refreshToken(srv)
-	newer, older = newProcess(s, source), newProcess(s, source)
-	if err := goodTokens(minute(t), srv, []*process{newer, older}); err != nil {
+	processes := newProcesses(n, s, refreshToken(srv))
+	if err := goodTokens(minute(t), srv, processes); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 {
+	lagging := processes[0]
+	old, _ := lagging.cache.Token(minute(t), nil)
+	var dumps []dump
+	for range 3 {
+		dumps = append([]dump{newDump(t, s)}, dumps...)
 		srv.RevokeAccess()
-		if err := newer.goodToken(minute(t), srv); err != nil {
+		if err := goodTokens(minute(t), srv, processes[1:]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.client().FlushAll(context.Background()).Err(); err != nil {
-		t.Fatal(err)
+	if l.heard {
+		untilAllHaveLooked(processes)
 	}
+	l.lose(t, s, dumps)
 	srv.RevokeAccess()
-	return srv, newer, older
-}
-
-func TestFlushIsHealedByTheNewestToken(t *testing.T) {
-	t.Parallel()
-	srv, newer, older := newerAndOlder(t)
-	for _, p := range []*process{newer, older} {
-		if err := p.goodToken(minute(t), srv); err != nil {
-			t.Errorf("got error %v, want a token", err)
-		}
+	if token, err := lagging.stored.Token(minute(t), old); !l.heard && err == nil {
+		t.Errorf("the process that lags behind: got %v, want an error", token)
+	}
+	if err := goodTokens(minutes(t, 2), srv, processes); err != nil {
+		t.Errorf("got error %v, want tokens", err)
 	}
 	wantReuses(t, srv, 0)
 }
 
-// The worst that a flush can do. The older token's refresh token is spent, and
-// the server ends the login.
-func TestFlushMayNeedALogin(t *testing.T) {
-	t.Parallel()
-	srv, newer, older := newerAndOlder(t)
-	for _, p := range []*process{older, newer} {
-		if err := p.goodToken(minute(t), srv); !errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("got error %v, want ErrReauthenticate", err)
-		}
-	}
-	wantReuses(t, srv, 1)
-	if err := older.cache.Set(minute(t), login(srv)); err != nil {
-		t.Errorf("Set: got error %v", err)
-	}
-	heal(t, srv, newer, older)
-	wantReuses(t, srv, 1)
-}
-
-// heal checks that a login has reached all processes.
-func heal(t *testing.T, srv *tokentest.Server, processes ...*process) {
-	t.Helper()
-	for range 3 {
+// untilAllHaveLooked sends requests for as long as it takes all processes to learn what
+// has been saved.
+func untilAllHaveLooked(processes []*process) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for range 35 {
+		<-tick.C
 		for _, p := range processes {
-			healed(t, srv, p)
-		}
-		srv.RevokeAccess()
-	}
-}
-
-// healed waits until the Cache has forgotten its error, which takes a moment.
-func healed(t *testing.T, srv *tokentest.Server, p *process) {
-	t.Helper()
-	for ctx := minute(t); ; {
-		err := p.goodToken(ctx, srv)
-		if err == nil {
-			return
-		}
-		if ctx.Err() != nil {
-			t.Errorf("after a login: got error %v, want a token", err)
-			return
+			p.cache.Token(context.Background(), nil)
 		}
 	}
 }
@@ -92,32 +123,16 @@ func TestFlushWhileRefreshing(t *testing.T) {
 	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	processes := newProcesses(6, s, refreshToken(srv))
-	for range 5 {
-		err := whileRefreshing(t, srv, processes, func(wait func()) {
-			wait()
-			if err := s.client().FlushAll(context.Background()).Err(); err != nil {
-				t.Error(err)
-			}
-		})
-		if err == nil {
-			continue
+	if err := goodTokens(minute(t), srv, processes); err != nil {
+		t.Fatal(err)
+	}
+	err := whileRefreshing(t, srv, processes, func(wait func()) {
+		wait()
+		if err := s.client().FlushAll(context.Background()).Err(); err != nil {
+			t.Error(err)
 		}
-		t.Log("a new login was needed")
-		if err := processes[0].cache.Set(minute(t), login(srv)); err != nil {
-			t.Errorf("Set: got error %v", err)
-		}
-		heal(t, srv, processes...)
+	})
+	if err != nil {
+		t.Errorf("got error %v, want tokens", err)
 	}
-}
-
-func TestLoginAfterAFlushReachesWhoKnewTheNewest(t *testing.T) {
-	t.Parallel()
-	srv, newer, older := newerAndOlder(t)
-	if err := older.goodToken(minute(t), srv); !errors.Is(err, tokensource.ErrReauthenticate) {
-		t.Errorf("got error %v, want ErrReauthenticate", err)
-	}
-	if err := older.cache.Set(minute(t), login(srv)); err != nil {
-		t.Errorf("Set: got error %v", err)
-	}
-	heal(t, srv, newer, older)
 }

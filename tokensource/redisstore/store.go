@@ -14,11 +14,11 @@
 //
 // # What Redis may lose
 //
-// When a lock or a value is lost, two processes may spend the same refresh
-// token, and strict servers end the login for that. The worst case is
-// [tokensource.ErrReauthenticate] and a new login, whose token Set saves for
-// everybody; otherwise, a process that knows the newest token saves it again with its next
-// look. To lose nothing:
+// When a lock is lost, two processes may spend the same refresh token, and strict servers
+// end the login for that. The worst case is [tokensource.ErrReauthenticate] and a new
+// login, whose token Set saves for everybody. When a value is lost, a process that knows the
+// newest token saves it again, and no refresh token is spent for 45 s: see
+// [tokensource.Stored]. To lose nothing:
 //
 //   - appendonly yes and appendfsync always. With everysec, a crash may lose the
 //     last second or two. Without appendonly, a restart is as bad as FLUSHALL, or
