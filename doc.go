@@ -1,5 +1,5 @@
 // Package tokentripper is the map of this module; it declares nothing. The
-// examples below are whole programs to begin with.
+// examples below are whole programs to start from.
 //
 // The module keeps an http.Client authenticated. Two packages do it:
 //
@@ -7,8 +7,8 @@
 //     http.RoundTripper. It sends each request with a token. When the server
 //     refuses the token, it asks for another and sends the request once more.
 //   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
-//     tokens. A grant, or a function of your own, obtains them; a Cache over it
-//     refreshes once for everybody.
+//     tokens. A grant, or a function of your own, obtains them. A Cache over it
+//     refreshes the token once for all callers.
 //
 // A third is for tests: [github.com/tokentripper/tokentripper/tokensource/tokentest]
 // runs an authorization server and an API on loopback. A fourth tests the stores
@@ -22,8 +22,8 @@
 //	                    ▼
 //	             tokensource.Cache ──▶ (tokensource.Stored) ──▶ a grant, or your Func ──▶ the token endpoint
 //
-// Modules of their own have stores for Stored: tokensource/filestore for the
-// processes of one machine, tokensource/pgstore and tokensource/redisstore for many.
+// Separate modules have stores for Stored: tokensource/filestore for the processes of
+// one machine, tokensource/pgstore and tokensource/redisstore for many machines.
 //
-// Newcomers need an Auth, a Cache and one grant: see the example ClientCredentials.
+// To begin, you need an Auth, a Cache and one grant: see the example ClientCredentials.
 package tokentripper

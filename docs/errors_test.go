@@ -137,6 +137,8 @@ func ofSettings(t *testing.T) (all []error) {
 		credentials(tokensource.Endpoint{}),
 		credentials(tokensource.Endpoint{URL: "http://id.example.com"}),
 		credentials(both),
+		credentials(tokensource.Endpoint{URL: "https://id.example.com/token", Issuer: new(tokensource.Issuer)}),
+		credentials(tokensource.Endpoint{Issuer: new(tokensource.Issuer)}),
 		&tokensource.File{Path: "/does/not/exist"},
 		&tokensource.SignedJWT{},
 		&tokensource.JWTBearer{},

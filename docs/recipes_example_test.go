@@ -89,6 +89,17 @@ func salesforce(login, consumerKey, username string, key crypto.Signer) tokensou
 	}}
 }
 
+// instanceURL returns where the API is: Salesforce sends it with the token.
+func instanceURL(ctx context.Context, source tokensource.Source) (string, error) {
+	token, err := source.Token(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	var instance string
+	err = json.Unmarshal(token.Extra["instance_url"], &instance)
+	return instance, err
+}
+
 // snowflake signs the tokens itself. The account and the user are in upper case.
 func snowflake(account, user string, key crypto.Signer) (tokensource.Source, error) {
 	public, err := x509.MarshalPKIXPublicKey(key.Public())

@@ -146,10 +146,11 @@ func TestRecipeProjectedToken(t *testing.T) {
 func TestRecipeSalesforce(t *testing.T) {
 	p := newProvider(t, map[string][]string{"/services/oauth2/token": {`200 {"access_token":"00D","instance_url":"https://my.example.com","token_type":"Bearer"}`}})
 	key := rsaKey(t)
-	token := wantToken(t, salesforce(p.URL, "consumer", "me@example.com", key), nil, "00D", 0)
+	source := salesforce(p.URL, "consumer", "me@example.com", key)
+	wantToken(t, source, nil, "00D", 0)
 	wantClaims(t, p.form(t, 0).Get("assertion"), key, map[string]any{"iss": "consumer", "sub": "me@example.com"})
-	if got := string(token.Extra["instance_url"]); got != `"https://my.example.com"` {
-		t.Errorf("got the instance %s; want https://my.example.com", got)
+	if got, err := instanceURL(t.Context(), source); got != "https://my.example.com" || err != nil {
+		t.Errorf("got the instance %q, %v; want https://my.example.com", got, err)
 	}
 }
 

@@ -42,9 +42,9 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 
 // Forget drops the token, after a logout. It ends a refresh in flight and wins
 // over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
-// asked. A Source that has a Forget method, as [Stored], is told, see Set, and its
-// error is returned. From then on it answers itself, for the next login may take
-// place in another process.
+// asked. If the Source has a Forget method, as [Stored] has, Forget calls it, see Set,
+// and returns its error. From then on Token asks such a Source again, because the next
+// login may take place in another process.
 func (c *Cache) Forget(ctx context.Context) error {
 	t := c.logIn(lease{}, endedRow(ErrReauthenticate))
 	var say func(context.Context) error
@@ -61,10 +61,10 @@ func (c *Cache) Forget(ctx context.Context) error {
 
 // Replace makes next the current token if old still is, and nothing is about to
 // replace it: for a token that a server has sent along with an answer to old.
-// Without a refresh token of its own it keeps the current one. Otherwise Replace
-// does nothing and returns nil: next may be older than what has come since. A
-// Source that has a Replace method is told, see Set, or else by its Set method, and
-// its error is returned.
+// If next has no refresh token, it keeps the current one. If old is no longer current,
+// or about to be replaced, Replace does nothing and returns nil, because next may be
+// older than what has come since. If the Source has a Replace method, Replace calls it, see Set; otherwise it
+// calls Set, if the Source has that. It returns the error of that call.
 func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
 	if err := checkLogin(next); err != nil {
 		return err

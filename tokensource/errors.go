@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// ErrReauthenticate says that no token will come until somebody logs in again
-// and hands the new token to [Cache.Set].
+// ErrReauthenticate says that there will be no token until the user logs in again
+// and the new token is passed to [Cache.Set].
 var ErrReauthenticate = errors.New("tokensource: a new login is needed")
 
 // needsLogin reports whether it is the source itself that err says this of, and
@@ -56,11 +56,11 @@ type EndpointError struct {
 	StatusCode int
 
 	// Code, Description and URI are error, error_description and error_uri of
-	// RFC 6749 section 5.2. Empty where the server sent none.
+	// RFC 6749 section 5.2. They are empty if the server sent none.
 	Code, Description, URI string
 
-	// RetryAfter is how long the server wants to be left alone (RFC 9110
-	// section 10.2.3). Zero where it did not say.
+	// RetryAfter is how long the server wants no requests (RFC 9110 section
+	// 10.2.3). Zero means that it did not say.
 	RetryAfter time.Duration
 
 	// Err tells what is wrong with a body that is not RFC 6749's, such as a proxy's

@@ -25,7 +25,7 @@ import (
 type Keyed[K comparable] struct {
 	// Key finds the key in the context of a request, such as the user whom an
 	// http.Handler has put there. It must fix everything that the Source reads
-	// from the context: whoever has the same key gets the same token. An error
+	// from the context: requests with the same key get the same token. An error
 	// fails the request. Key may be called twice for a request.
 	//
 	// A refresh may go on after the request that began it, with the values of its context.

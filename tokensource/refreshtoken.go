@@ -9,16 +9,16 @@ import (
 )
 
 // RefreshToken exchanges refresh tokens (RFC 6749 section 6). Put a [Cache]
-// over it: servers that rotate refresh tokens log everybody out when one is
-// sent twice (RFC 9700 section 4.14.2), and the Cache sees to it that none is.
+// over it. A server that rotates refresh tokens ends the login if one is sent twice
+// (RFC 9700 section 4.14.2), and the Cache sends each only once.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type RefreshToken struct {
-	// Endpoint is where, and as whom.
+	// Endpoint is the token endpoint, and how the client authenticates there.
 	Endpoint Endpoint
 
-	// RefreshToken is the initial one, for the first token. Empty if that comes
-	// by [Cache.Set].
+	// RefreshToken is the initial refresh token. It may be empty if the first token
+	// comes by [Cache.Set].
 	RefreshToken string
 
 	// Scopes to ask for. None means those of the refresh token.

@@ -8,8 +8,8 @@ type Source interface {
 	// that expired or that a server refused; nil means that any good token will
 	// do.
 	//
-	// A Source that has no other token than old returns the same one again:
-	// whoever asked compares AccessToken.
+	// A Source that has no other token than old returns old again: the caller
+	// compares AccessToken.
 	Token(ctx context.Context, old *Token) (*Token, error)
 }
 
@@ -46,25 +46,25 @@ type looker interface {
 // spends them.
 type spender interface{ Spends() bool }
 
-// Func is a Source made of a function, for a login API of one's own or another
-// library's tokens. Put a [Cache] over it, unless it caches by itself. It is
-// called with a nil old for the first token, and must answer that too: with
-// [ErrReauthenticate] if the first comes by [Cache.Set].
+// Func is a Source made of a function, for a login API of your own or another
+// library's tokens. Put a [Cache] over it, unless it caches by itself. For the first
+// token, old is nil. If the first token comes by [Cache.Set], return
+// [ErrReauthenticate] then.
 //
-// A [Stored] over it saves refresh tokens that rotate. To save them by other
-// means, save the new token in a Func before returning it, and return it even if
-// that failed: the server has ended the one before. A Source that keeps its refresh
-// token to itself says so to [Stored.Unshared] by a method Spends() bool that returns
-// true.
+// A [Stored] over it saves refresh tokens that rotate. To save them in another way,
+// save the new token in the Func before you return it. Return it even if that failed,
+// because the server has ended the previous one. A Source that does not show its
+// refresh token in the Token needs a method Spends() bool that returns true, see
+// [Stored.Unshared].
 //
-// It returns an error that wraps [ErrReauthenticate] when only a new login can
-// help, and an [EndpointError] with RetryAfter to be left alone for a while.
+// Return an error that wraps [ErrReauthenticate] if only a new login can help. Return
+// an [EndpointError] with RetryAfter if the function should not be called for a while.
 type Func func(ctx context.Context, old *Token) (*Token, error)
 
 // Token calls f.
 func (f Func) Token(ctx context.Context, old *Token) (*Token, error) { return f(ctx, old) }
 
-// Static returns a Source of this one token, which it cannot replace.
+// Static returns a Source that always returns this token.
 func Static(token *Token) Source {
 	return Func(func(context.Context, *Token) (*Token, error) { return token, nil })
 }

@@ -21,7 +21,7 @@ type Store interface {
 	//
 	// It does not wait for another holder of the lock, in this process or
 	// another: then it returns an error that wraps ErrLocked, and fn is not
-	// called. Nor is it where the store can tell that it cannot save.
+	// called. fn is not called either if the store knows that it cannot save.
 	//
 	// ctx has a deadline. The lock outlives it, but not for long: that of a process that was
 	// killed is free again soon after. Nothing but ctx's end stops a save.
@@ -32,7 +32,7 @@ type Store interface {
 	Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error
 }
 
-// ErrLocked says that somebody else has the lock of a key.
+// ErrLocked says that another process or caller has the lock of a key.
 var ErrLocked = errors.New("tokensource: the key is locked")
 
 // A StoreError is a failure of a [Store], or a value in it that cannot be used.

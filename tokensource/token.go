@@ -28,8 +28,8 @@ type Token struct {
 	// RefreshToken obtains the next token. Empty means that there is none.
 	RefreshToken string
 
-	// Expiry is when the access token expires. Zero means that nobody knows: it
-	// is used until a server refuses it.
+	// Expiry is when the access token expires. Zero means unknown: the token is
+	// used until a server refuses it.
 	Expiry time.Time
 
 	// RefreshAt is when to refresh early, while the token is still good. Zero
@@ -40,7 +40,7 @@ type Token struct {
 	// server did not say: then it is what was asked for.
 	Scope string
 
-	// Extra are the other members of the token endpoint's reply, such as id_token
+	// Extra has the other members of the token endpoint's reply, such as id_token
 	// or instance_url, as JSON. Nil means none.
 	Extra map[string]json.RawMessage
 }

@@ -21,16 +21,17 @@ type TokenExchange struct {
 	// Endpoint is where, and as whom.
 	Endpoint Endpoint
 
-	// Subject supplies the token of whom the new one is about, anew for each
-	// token request: a [Func] that finds the user's token in the context, a
-	// [File], or a Cache. A Cache learns of no refusal here: its token is used
-	// until it expires.
+	// Subject supplies the token of the user on whose behalf the new token is
+	// issued. It is called for each token request: a [Func] that finds the user's
+	// token in the context, a [File], or a Cache. A Cache is not told of refusals
+	// here: its token is used until it expires.
 	Subject Source
 
 	// SubjectType is subject_token_type, as a URI. Empty means an access token.
 	SubjectType string
 
-	// Actor supplies the token of who acts, the service itself. Nil means none.
+	// Actor supplies the token of the party that acts, the service itself. Nil means
+	// none.
 	Actor Source
 
 	// ActorType is actor_token_type, as a URI. Empty means an access token.
@@ -49,8 +50,8 @@ const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
 
 // Token obtains a token, whatever old is. The error names Subject or Actor if
 // that gave none, or one that has expired; otherwise it is one of
-// [Endpoint.Exchange]. It wraps [ErrReauthenticate] if Subject needs a login,
-// which is to be handed to the Cache in there.
+// [Endpoint.Exchange]. It wraps [ErrReauthenticate] if Subject needs a login: pass
+// the login's token to Set of the Cache inside Subject.
 //
 // The token's type is N_A if the server issued something that is no access
 // token (section 2.2.1): an assertion for another server, never sent to an API.

@@ -30,13 +30,13 @@ import (
 // see the example.
 //
 // A server may demand a nonce of its own in the proofs. DPoP takes it from each
-// response, and sends a request that lacked it once more. So it does if the proof
-// of an idempotent request (RFC 9110 section 9.2.2), or of one with an
-// Idempotency-Key, is refused: when a connection breaks, net/http and proxies send
-// such requests again with the proof that they have. A body without GetBody is
-// recorded for that as Auth does, or goes on with Auth's recording; it is sent
-// once more for one of the two reasons. So DPoP sends a request at most three
-// times, and six below Auth, but nearly always once.
+// response, and sends a request that lacked it once more. It also sends an idempotent
+// request (RFC 9110 section 9.2.2), or one with an Idempotency-Key, once more if its
+// proof is refused: when a connection breaks, net/http and proxies send such requests
+// again with the same proof. A body without GetBody is recorded for that as in Auth,
+// or Auth's recording is used. Such a body is sent once more for one of the two
+// reasons only. So DPoP sends a request at most three times, and six times below
+// Auth, but nearly always once.
 //
 // A request that has a DPoP header already, spelled DPoP, Dpop or dpop, passes
 // untouched. The caller's request is never changed, and the response's Request

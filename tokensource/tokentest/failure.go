@@ -9,7 +9,8 @@ import (
 )
 
 // A Failure is a way in which requests at the token endpoints (token, login,
-// refresh) fail; see [Server.Fail]. The zero Failure answers one request 503.
+// refresh) fail; see [Server.Fail]. The zero Failure answers one request with 503,
+// which a tokensource.Cache hides: set Times to see the error.
 //
 // Reset, LoseReply, Endless and Hang exclude each other; if more than one is
 // set, the first in this order counts. With any of them, the fields Status,
@@ -38,7 +39,7 @@ type Failure struct {
 	Reset bool
 
 	// LoseReply does all that was asked for, and then cuts the connection
-	// without an answer. The refresh token is spent; nobody has the next.
+	// without an answer. The refresh token is spent, and the new one is lost.
 	LoseReply bool
 
 	// Endless answers 200 with a body that never ends, as fast as the client

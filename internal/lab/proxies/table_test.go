@@ -42,7 +42,7 @@ var servers = []server{
 		name: "Apache", config: "apache.conf", command: []string{"apache2", "-X", "-f", "{{dir}}/apache.conf"},
 		version: []string{"apache2", "-v"},
 		ways: []way{
-			{who: "API, mod_proxy_http", listens: "proxied", instead: 502, points: early, advice: "`Expect`, see below"},
+			{who: "API, mod_proxy_http", listens: "proxied", instead: 502, points: early, advice: "`Expect: 100-continue`, see below"},
 			{who: "API, mod_proxy_http, `Expect: 100-continue`", listens: "proxied", client: withExpect, instead: 502, points: []string{middle},
 				advice: "an API that refuses before it reads"},
 			{who: "`RewriteRule` with `R=401`", listens: "rewrite"},

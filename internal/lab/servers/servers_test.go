@@ -85,20 +85,20 @@ func TestServers(t *testing.T) {
 func (at *site) observe(t *testing.T) string {
 	first := at.login(t)
 	second := at.refresh(t, first)
-	rotates := "the same again"
+	rotates := "not rotated"
 	if second.RefreshToken != first.RefreshToken {
 		rotates = "rotated"
 	}
 	again := at.reuse(first, second)
-	told := "not told"
+	lifetime := "no"
 	if !second.Expiry.IsZero() {
-		told = "told"
+		lifetime = "yes"
 	}
 	over := at.refresh(t, at.login(t))
 	at.end(t, over)
 	_, err := at.source.Token(context.Background(), over)
 	return fmt.Sprintf("%s | %s | %s | %s; %s | %s | %s | %s",
-		refusal(err), at.stranger(t), at.outlived(t), rotates, again, told, at.revoked(t), at.bound(t))
+		refusal(err), at.stranger(t), at.outlived(t), rotates, again, lifetime, at.revoked(t), at.bound(t))
 }
 
 // outlived says how the API refuses an access token that has expired, and one that
