@@ -51,9 +51,11 @@ func TestREADMEProgramRunsAsItIs(t *testing.T) {
 
 func TestDocumentsLinkToFilesThatExist(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
-	for _, name := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
+	inRoot, _ := filepath.Glob("*.md")
+	inLab, _ := filepath.Glob("internal/lab/*/README.md")
+	for _, name := range append(append(inRoot, inLab...), "internal/lab/README.md") {
 		for _, l := range link.FindAllStringSubmatch(readFile(t, name), -1) {
-			if _, err := os.Stat(l[1]); err != nil {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), l[1])); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

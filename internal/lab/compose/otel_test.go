@@ -14,7 +14,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"github.com/tokentripper/tokentripper/internal/contract"
+	"github.com/tokentripper/tokentripper/internal/lab/contract"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )

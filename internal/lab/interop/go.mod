@@ -1,4 +1,4 @@
-module github.com/tokentripper/tokentripper/internal/interop
+module github.com/tokentripper/tokentripper/internal/lab/interop
 
 go 1.26.0
 
@@ -85,4 +85,4 @@ require (
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
 
-replace github.com/tokentripper/tokentripper => ../..
+replace github.com/tokentripper/tokentripper => ../../..

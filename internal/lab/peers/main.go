@@ -1,7 +1,7 @@
 // Peers measures the library and other ways to keep a Go client authenticated,
 // all with the same work, and prints the table of the README.
 //
-//	go -C internal/peers run .
+//	go -C internal/lab/peers run .
 //
 // All but the accepted request is sent over loopback, to servers in a process of
 // their own, which speak each peer's protocol. What is a time or a rate is in

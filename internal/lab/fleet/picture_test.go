@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var svg = flag.String("svg", "../../docs/fleet.svg", "where -whole draws the picture, a `FILE`")
+var svg = flag.String("svg", "../../../docs/fleet.svg", "where -whole draws the picture, a `FILE`")
 
 //go:embed picture.svg
 var pictureText string

@@ -183,7 +183,7 @@ list.go list.put: of old
 }
 
 func TestTheEquivalentsOfThisModuleAreThere(t *testing.T) {
-	t.Chdir("../..")
+	t.Chdir("../../..")
 	var out bytes.Buffer
 	if err := run([]string{"-list", "-run", "^transport/auth.go Auth.again:"}, &out); err != nil {
 		t.Error(err)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/hashicorp/go-retryablehttp"
 
-	"github.com/tokentripper/tokentripper/internal/contract"
+	"github.com/tokentripper/tokentripper/internal/lab/contract"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )

@@ -1,4 +1,4 @@
-module github.com/tokentripper/tokentripper/internal/faults
+module github.com/tokentripper/tokentripper/internal/lab/faults
 
 go 1.26.0
 
@@ -11,4 +11,4 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 )
 
-replace github.com/tokentripper/tokentripper => ../..
+replace github.com/tokentripper/tokentripper => ../../..

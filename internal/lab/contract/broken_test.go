@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokentripper/tokentripper/internal/contract"
+	"github.com/tokentripper/tokentripper/internal/lab/contract"
 )
 
 // A layer passes everything on to its base, but for what trip does.

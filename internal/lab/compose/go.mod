@@ -1,8 +1,8 @@
-module github.com/tokentripper/tokentripper/internal/compose
+module github.com/tokentripper/tokentripper/internal/lab/compose
 
 go 1.26.0
 
-replace github.com/tokentripper/tokentripper => ../..
+replace github.com/tokentripper/tokentripper => ../../..
 
 require (
 	github.com/gregjones/httpcache v0.0.0-20190611155906-901d90724c79

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tokentripper/tokentripper/internal/contract"
+	"github.com/tokentripper/tokentripper/internal/lab/contract"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )

@@ -245,7 +245,7 @@ func TestEachDefectIsFound(t *testing.T) {
 
 // overlay returns a file for go's flag -overlay that has the library with the defect.
 func (d defect) overlay(t *testing.T) string {
-	file, err := filepath.Abs(filepath.Join("..", "..", filepath.FromSlash(d.file)))
+	file, err := filepath.Abs(filepath.Join("..", "..", "..", filepath.FromSlash(d.file)))
 	if err != nil {
 		t.Fatal(err)
 	}

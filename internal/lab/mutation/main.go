@@ -2,10 +2,10 @@
 // tests to fail: each change that they do not notice is a behaviour that no test
 // proves, or one that makes no difference.
 //
-//	go run ./internal/mutation            # all of it, for an hour or so
-//	go run ./internal/mutation -run 'tokensource/cache.go Cache.settle:'
-//	go run ./internal/mutation -sample 50 # of all mutants, others every day
-//	go run ./internal/mutation -list      # what there is to try, without trying
+//	go run ./internal/lab/mutation            # all of it, for an hour or so
+//	go run ./internal/lab/mutation -run 'tokensource/cache.go Cache.settle:'
+//	go run ./internal/lab/mutation -sample 50 # of all mutants, others every day
+//	go run ./internal/lab/mutation -list      # what there is to try, without trying
 //
 // It prints each mutant that survives, and a table. The exit status is 1 if one
 // survived that equivalents.txt does not name with a reason, or if that names
@@ -132,7 +132,7 @@ func choose(all []*subject, o *options) map[*mutant]bool {
 	return chosen
 }
 
-const equivalentsFile = "internal/mutation/equivalents.txt"
+const equivalentsFile = "internal/lab/mutation/equivalents.txt"
 
 // readEquivalents returns the mutants that are named as equivalent. In the file,
 // a line that begins with # is the reason for those that follow it.

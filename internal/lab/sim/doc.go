@@ -14,9 +14,9 @@
 // as early, late and rudely as net/http's transports can, and close connections
 // on which they have refused an upload.
 //
-//	go test ./internal/sim                                 1,000 seeds
-//	go test ./internal/sim -run Simulation -seeds 40000    more
-//	go test ./internal/sim -run Simulation -seed 4711 -v   one, with its log
+//	go test ./internal/lab/sim                                 1,000 seeds
+//	go test ./internal/lab/sim -run Simulation -seeds 40000    more
+//	go test ./internal/lab/sim -run Simulation -seed 4711 -v   one, with its log
 //
 // A seed that fails is printed with its log. The schedule is the seed's alone; the
 // library's jitter and what runs first of two things at the same instant are

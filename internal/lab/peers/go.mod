@@ -1,4 +1,4 @@
-module github.com/tokentripper/tokentripper/internal/peers
+module github.com/tokentripper/tokentripper/internal/lab/peers
 
 go 1.26.0
 
@@ -54,6 +54,6 @@ require (
 )
 
 replace (
-	github.com/tokentripper/tokentripper => ../..
-	github.com/tokentripper/tokentripper/tokensource/filestore => ../../tokensource/filestore
+	github.com/tokentripper/tokentripper => ../../..
+	github.com/tokentripper/tokentripper/tokensource/filestore => ../../../tokensource/filestore
 )
