@@ -141,18 +141,21 @@ func wantReuses(t *testing.T, srv *tokentest.Server, want int) {
 	}
 }
 
+// crashes kills Redis again and again during refreshes.
+func (s *server) crashes(wait func()) {
+	for range 5 {
+		wait()
+		s.signal(syscall.SIGKILL)
+		s.restart()
+	}
+}
+
 // Redis crashes while tokens are refreshed, and comes back with what it had.
 func TestCrashOfRedisLosesNothing(t *testing.T) {
 	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t, "--appendonly", "yes", "--appendfsync", "always")
 	processes := newProcesses(6, s, refreshToken(srv))
-	err := whileRefreshing(t, srv, processes, func(wait func()) {
-		for range 5 {
-			wait()
-			s.signal(syscall.SIGKILL)
-			s.restart()
-		}
-	})
+	err := whileRefreshing(t, srv, processes, s.crashes)
 	if err != nil {
 		t.Errorf("got error %v, want a token for everybody", err)
 	}
@@ -165,13 +168,7 @@ func TestEmptyRedisIsFilledAgain(t *testing.T) {
 	t.Parallel()
 	srv, s := tokentest.NewServer(t), newServer(t)
 	processes := newProcesses(1, s, refreshToken(srv))
-	err := whileRefreshing(t, srv, processes, func(wait func()) {
-		for range 5 {
-			wait()
-			s.signal(syscall.SIGKILL)
-			s.restart()
-		}
-	})
+	err := whileRefreshing(t, srv, processes, s.crashes)
 	if err != nil {
 		t.Errorf("got error %v, want a token", err)
 	}
