@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/lab/contract"
@@ -23,6 +24,11 @@ func auth(base http.RoundTripper, token contract.TokenFunc) *transport.Auth {
 		})},
 		Base: base,
 	}
+}
+
+// keepsTheContract tests layers with Auth among them, which break some cases.
+func keepsTheContract(t *testing.T, layers func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper, breaks map[string]string) {
+	contract.Run(t, contract.Subject{New: layers, Tokens: true, Refuses: firstToken, Breaks: breaks})
 }
 
 func firstToken(r *http.Request) http.Header {

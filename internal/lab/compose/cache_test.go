@@ -78,6 +78,11 @@ func answerTo(t *testing.T, rt http.RoundTripper, url, user string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return textOf(t, resp)
+}
+
+func textOf(t *testing.T, resp *http.Response) string {
+	t.Helper()
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {

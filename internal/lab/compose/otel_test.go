@@ -41,49 +41,30 @@ func traced(base http.RoundTripper) http.RoundTripper {
 }
 
 func TestOtelhttpAsItComesLosesTrailersAndCloseIdleConnections(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return auth(traced(base), token)
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-		Breaks: map[string]string{
-			"the request's trailers arrive":         "the trailer: got , want 5",
-			"CloseIdleConnections reaches the base": "connections left: got 1, want 0",
-		},
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return auth(traced(base), token)
+	}, map[string]string{
+		"the request's trailers arrive":         "the trailer: got , want 5",
+		"CloseIdleConnections reaches the base": "connections left: got 1, want 0",
 	})
 }
 
 func TestOtelhttpBelowAuthKeepsTheContract(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return auth(newOtel(base), token)
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-	})
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return auth(newOtel(base), token)
+	}, nil)
 }
 
 func TestOtelhttpAboveAuthKeepsTheContract(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return newOtel(auth(base, token))
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-		Breaks:  map[string]string{"the response's Request is the caller's": "it is another"}, // otelhttp's copy
-	})
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return newOtel(auth(base, token))
+	}, map[string]string{"the response's Request is the caller's": "it is another"}) // otelhttp's copy
 }
 
 func TestOtelhttpAboveAndBelowAuthKeepsTheContract(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return newOtel(auth(newOtel(base), token))
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-		Breaks:  map[string]string{"the response's Request is the caller's": "it is another"},
-	})
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return newOtel(auth(newOtel(base), token))
+	}, map[string]string{"the response's Request is the caller's": "it is another"})
 }
 
 // spans are what a test has recorded, sorted: "above 200", "below 401 in above".

@@ -71,6 +71,14 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	io.Copy(w, r.Body)
 }
 
+// also lets a proxy rewrite more.
+func also(rewrite func(*httputil.ProxyRequest)) func(*httputil.ReverseProxy) {
+	return func(p *httputil.ReverseProxy) {
+		before := p.Rewrite
+		p.Rewrite = func(r *httputil.ProxyRequest) { before(r); rewrite(r) }
+	}
+}
+
 // exchange sends a request and returns the body of the answer.
 func exchange(t *testing.T, req *http.Request) (*http.Response, string) {
 	t.Helper()
@@ -78,12 +86,7 @@ func exchange(t *testing.T, req *http.Request) (*http.Response, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp, string(body)
+	return resp, textOf(t, resp)
 }
 
 func (p *proxied) request(t *testing.T, body io.Reader) *http.Request {
@@ -109,13 +112,7 @@ func TestAProxyWithAuthAddsTheTokenAndSendsUploadsAgain(t *testing.T) {
 func TestAProxyPassesTheClientsAuthorizationUnlessItIsDeleted(t *testing.T) {
 	for want, change := range map[string]func(*httputil.ReverseProxy){
 		"Bearer token-2: ": nil,
-		"Basic own: ": func(p *httputil.ReverseProxy) {
-			rewrite := p.Rewrite
-			p.Rewrite = func(r *httputil.ProxyRequest) {
-				rewrite(r)
-				r.Out.Header["Authorization"] = r.In.Header["Authorization"]
-			}
-		},
+		"Basic own: ":      also(func(r *httputil.ProxyRequest) { r.Out.Header["Authorization"] = r.In.Header["Authorization"] }),
 	} {
 		p := newProxied(t, numbered(time.Hour), change, echo)
 		req := p.request(t, nil)
@@ -297,14 +294,8 @@ func TestAnErrorHandlerOfAProxyLearnsWhyNoTokenCame(t *testing.T) {
 // judges requests by their headers wants it so.
 func TestAProxyLosesTheRequestsTrailersUnlessRewritePassesThemOn(t *testing.T) {
 	for want, change := range map[string]func(*httputil.ReverseProxy){
-		"": nil,
-		"sum": func(p *httputil.ReverseProxy) {
-			rewrite := p.Rewrite
-			p.Rewrite = func(r *httputil.ProxyRequest) {
-				rewrite(r)
-				r.Out.Trailer = r.In.Trailer
-			}
-		},
+		"":    nil,
+		"sum": also(func(r *httputil.ProxyRequest) { r.Out.Trailer = r.In.Trailer }),
 	} {
 		var got string
 		p := newProxied(t, numbered(time.Hour), change, func(w http.ResponseWriter, r *http.Request) {

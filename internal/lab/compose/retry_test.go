@@ -75,38 +75,22 @@ func retrying(base http.RoundTripper) http.RoundTripper {
 }
 
 // readsAhead is what no adapter can mend: a body is in memory before it is sent.
-var readsAhead = map[string]string{
-	"nothing is read ahead":                                "has the rest: got 0",
-	"the body waits for 100 Continue":                      "read before the server wanted it",
-	"an answer need not wait for the body":                 "waits for the body",
-	"request and response flow at the same time":           "waits for the body",
-	"CONNECT opens a tunnel":                               "waits for the body",
-	"cancelled while the body is sent":                     "RoundTrip goes on",
+var readsAhead = contract.ReadsAhead(map[string]string{
 	"a deadline is a timeout, wherever it passes":          "sending: got the body fails",
 	"the server sees the request that the base would send": "empty body: ContentLength: got 0, want -1",
 	"every status is a response":                           "503: attempts, without those refused: got 5, want 1", // what it is for
-}
+})
 
 func TestRetriesAboveAuthKeepTheContractButReadAhead(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return newRetry(auth(base, token))
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-		Breaks:  readsAhead,
-	})
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return newRetry(auth(base, token))
+	}, readsAhead)
 }
 
 func TestRetriesBelowAuthKeepTheContractButReadAhead(t *testing.T) {
-	contract.Run(t, contract.Subject{
-		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
-			return auth(newRetry(base), token)
-		},
-		Tokens:  true,
-		Refuses: firstToken,
-		Breaks:  readsAhead,
-	})
+	keepsTheContract(t, func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
+		return auth(newRetry(base), token)
+	}, readsAhead)
 }
 
 func TestGoRetryablehttpAsItComesChangesTheRequestAndLeavesItsBodyOpen(t *testing.T) {

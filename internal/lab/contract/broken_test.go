@@ -160,15 +160,9 @@ var broken = map[string]struct {
 			r.Body.Close()
 			r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(all)))
 		}
-	}), map[string]string{
-		"nothing is read ahead":                          "has the rest: got 0",
-		"the body waits for 100 Continue":                "read before the server wanted it",
-		"an answer need not wait for the body":           "waits for the body",
-		"request and response flow at the same time":     "waits for the body",
-		"CONNECT opens a tunnel":                         "waits for the body",
-		"cancelled while the body is sent":               "RoundTrip goes on",
+	}), contract.ReadsAhead(map[string]string{
 		"a request that the base can't send is an error": "a body that fails: got <nil>",
-	}},
+	})},
 
 	"reads the response ahead": {func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := base.RoundTrip(req)

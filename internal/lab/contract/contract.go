@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -47,6 +48,21 @@ type Subject struct {
 	// pass, with a part of what the case says then. All others must pass, and
 	// these must not.
 	Breaks map[string]string
+}
+
+// ReadsAhead are the cases that a RoundTripper breaks which reads the body into
+// memory before it sends anything, and more.
+func ReadsAhead(more map[string]string) map[string]string {
+	breaks := map[string]string{
+		"nothing is read ahead":                      "has the rest: got 0",
+		"the body waits for 100 Continue":            "read before the server wanted it",
+		"an answer need not wait for the body":       "waits for the body",
+		"request and response flow at the same time": "waits for the body",
+		"CONNECT opens a tunnel":                     "waits for the body",
+		"cancelled while the body is sent":           "RoundTrip goes on",
+	}
+	maps.Copy(breaks, more)
+	return breaks
 }
 
 // A TokenFunc returns a new token at each call: token-1, token-2 and so on.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"maps"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -155,21 +154,12 @@ func TestAWireLogBelowAuthKeepsTheContract(t *testing.T) {
 
 // With the body, it also reads that into memory first.
 func TestAWireLogOfBodiesBelowAuthReadsAhead(t *testing.T) {
-	breaks := map[string]string{
-		"nothing is read ahead":                      "has the rest: got 0",
-		"the body waits for 100 Continue":            "read before the server wanted it",
-		"an answer need not wait for the body":       "waits for the body",
-		"request and response flow at the same time": "waits for the body",
-		"CONNECT opens a tunnel":                     "waits for the body",
-		"cancelled while the body is sent":           "RoundTrip goes on",
-	}
-	maps.Copy(breaks, dumpBreaks)
 	contract.Run(t, contract.Subject{
 		New: func(base http.RoundTripper, token contract.TokenFunc) http.RoundTripper {
 			return auth(&wireLog{base: base, bodies: true}, token)
 		},
 		Tokens:  true,
 		Refuses: firstToken,
-		Breaks:  breaks,
+		Breaks:  contract.ReadsAhead(dumpBreaks),
 	})
 }
