@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 )
 
 // The library's layers, from the outside in. A package imports from its own and
@@ -46,7 +48,7 @@ func TestTheLibraryDoesNotImportTheWorkshop(t *testing.T) {
 }
 
 func TestTheMapNamesEachPackage(t *testing.T) {
-	module, workshop := readFile(t, "doc.go"), readFile(t, "internal/lab/README.md")
+	module, workshop := pages.File(t, "doc.go"), pages.File(t, "internal/lab/README.md")
 	for _, file := range goFiles(t) {
 		dir := filepath.ToSlash(filepath.Dir(file))
 		if part, ok := strings.CutPrefix(dir, "internal/lab/"); ok {
