@@ -1,19 +1,8 @@
 // Package tokentripper is the map of this module; it declares nothing. The
-// examples below are whole programs to start from.
+// examples below are whole programs to start from. To begin, you need an Auth, a Cache
+// and one grant: see the example ClientCredentials.
 //
-// The module keeps an http.Client authenticated. Two packages do it:
-//
-//   - [github.com/tokentripper/tokentripper/transport] has Auth, an
-//     http.RoundTripper. It sends each request with a token. When the server
-//     refuses the token, it asks for another and sends the request once more.
-//   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
-//     tokens. A grant, or a function of your own, obtains them. A Cache over it
-//     refreshes the token once for all callers.
-//
-// A third is for tests: [github.com/tokentripper/tokentripper/tokensource/tokentest]
-// runs an authorization server and an API on loopback. A fourth tests the stores
-// of tokens that others write:
-// [github.com/tokentripper/tokentripper/tokensource/storetest].
+// The module keeps an http.Client authenticated:
 //
 //	your code
 //	   │ client.Do(req)
@@ -22,8 +11,32 @@
 //	                    ▼
 //	             tokensource.Cache ──▶ (tokensource.Stored) ──▶ a grant, or your Func ──▶ the token endpoint
 //
-// Separate modules have stores for Stored: tokensource/filestore for the processes of
-// one machine, tokensource/pgstore and tokensource/redisstore for many machines.
+// Its packages, from the outside in. Those to use:
 //
-// To begin, you need an Auth, a Cache and one grant: see the example ClientCredentials.
+//   - [github.com/tokentripper/tokentripper/transport] has Auth, an
+//     http.RoundTripper. It sends each request with a token. When the server
+//     refuses the token, it asks for another and sends the request once more.
+//   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
+//     tokens. A grant, or a function of your own, obtains them; a Cache over it
+//     refreshes the token once for all callers.
+//   - tokensource/filestore, a module of its own, keeps the tokens of a Stored in files, for the processes of one machine.
+//   - tokensource/pgstore and tokensource/redisstore, too, keep them in Postgres and in Redis, for many machines.
+//   - [github.com/tokentripper/tokentripper/tokensource/storetest] tests a store that you write.
+//   - [github.com/tokentripper/tokentripper/tokensource/tokentest] runs an
+//     authorization server and an API on loopback, for your tests.
+//
+// What the two rest on:
+//
+//   - internal/replay has a request body that can be sent twice.
+//   - internal/lineage tells which of two stored records is the newest.
+//   - internal/clock tells when a moment has come, though a machine sleeps or its clock is set.
+//   - internal/origin compares the places that a token may go to.
+//   - internal/jws signs JSON Web Tokens.
+//   - internal/proofsent tells a grant that its request was sent with a DPoP proof.
+//
+// What shows and proves them:
+//
+//   - internal/demo shows the library at work and draws a picture of it.
+//   - internal/lab is the workshop: simulations, faults, real servers, measurements. It has a README.
+//   - docs has the pages; docs/foreign compiles what they say about other modules.
 package tokentripper

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 )
 
 // A snippet is a block of Go code in the README and the example that it is taken
@@ -21,8 +23,8 @@ func TestREADMECodeIsTakenFromTheExamples(t *testing.T) {
 		if strings.HasPrefix(code, "package main\n") {
 			code = mainBody(t, code)
 		}
-		example := between(readFile(t, s.file), "func "+s.example+"() {\n", "\n}\n")
-		if example == "" || !strings.Contains(oneLine(example), oneLine(code)) {
+		example := between(pages.File(t, s.file), "func "+s.example+"() {\n", "\n}\n")
+		if example == "" || !strings.Contains(pages.OneLine(example), pages.OneLine(code)) {
 			t.Errorf("%s of %s does not have this of README.md:\n%s", s.example, s.file, code)
 		}
 	}
@@ -41,19 +43,21 @@ func TestREADMEProgramRunsAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	example := between(readFile(t, "example_test.go"), "func "+program.example+"() {\n", "\n}\n")
+	example := between(pages.File(t, "example_test.go"), "func "+program.example+"() {\n", "\n}\n")
 	_, want, _ := strings.Cut(example, "// Output:\n")
 	want = strings.ReplaceAll(want, "//", "")
-	if got := oneLine(string(output)); got != oneLine(want) {
-		t.Errorf("got %s, want %s", got, oneLine(want))
+	if got := pages.OneLine(string(output)); got != pages.OneLine(want) {
+		t.Errorf("got %s, want %s", got, pages.OneLine(want))
 	}
 }
 
 func TestDocumentsLinkToFilesThatExist(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
-	for _, name := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
-		for _, l := range link.FindAllStringSubmatch(readFile(t, name), -1) {
-			if _, err := os.Stat(l[1]); err != nil {
+	inRoot, _ := filepath.Glob("*.md")
+	inLab, _ := filepath.Glob("internal/lab/*/README.md")
+	for _, name := range append(append(inRoot, inLab...), "internal/lab/README.md") {
+		for _, l := range link.FindAllStringSubmatch(pages.File(t, name), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), l[1])); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -62,7 +66,7 @@ func TestDocumentsLinkToFilesThatExist(t *testing.T) {
 
 func readmeSnippets(t *testing.T) (all []snippet) {
 	t.Helper()
-	readme := readFile(t, "README.md")
+	readme := pages.File(t, "README.md")
 	block := regexp.MustCompile("(?s)<!-- (?:(\\S+) )?(Example\\w+) -->\n```go\n(.*?)```\n")
 	for _, m := range block.FindAllStringSubmatch(readme, -1) {
 		all = append(all, snippet{cmp.Or(m[1], "example_test.go"), m[2], m[3]})
@@ -83,15 +87,6 @@ func mainBody(t *testing.T, program string) string {
 	return body
 }
 
-func readFile(t *testing.T, name string) string {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
 // between returns what stands between start and the next end, or the empty string.
 func between(s, start, end string) string {
 	_, after, _ := strings.Cut(s, start)
@@ -101,5 +96,3 @@ func between(s, start, end string) string {
 	}
 	return inside
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 )
 
 // Each block of Go code in a page names the file that it is taken from, in a
@@ -16,14 +18,14 @@ import (
 var block = regexp.MustCompile("(?s)<!-- (\\S+\\.go) -->\n```go\n(.*?)```\n")
 
 func TestCodeIsTakenFromFilesThatCompile(t *testing.T) {
-	for _, page := range pages(t) {
-		text := readFile(t, page)
+	for _, page := range allPages(t) {
+		text := pages.File(t, page)
 		blocks := block.FindAllStringSubmatch(text, -1)
 		if n := strings.Count(text, "```go\n"); n != len(blocks) {
 			t.Errorf("%s: %d of %d blocks of Go code name their file", page, len(blocks), n)
 		}
 		for _, b := range blocks {
-			if !strings.Contains(oneLine(readFile(t, b[1])), oneLine(b[2])) {
+			if !strings.Contains(pages.OneLine(pages.File(t, b[1])), pages.OneLine(b[2])) {
 				t.Errorf("%s: %s does not have this:\n%s", page, b[1], b[2])
 			}
 		}
@@ -38,8 +40,8 @@ var fenced = regexp.MustCompile("(?ms)^```.*?^```")
 
 func TestLinksLeadSomewhere(t *testing.T) {
 	tests := 0
-	for _, page := range pages(t) {
-		for _, l := range link.FindAllStringSubmatch(fenced.ReplaceAllString(readFile(t, page), ""), -1) {
+	for _, page := range allPages(t) {
+		for _, l := range link.FindAllStringSubmatch(fenced.ReplaceAllString(pages.File(t, page), ""), -1) {
 			target := l[3]
 			if target == "" {
 				target = page
@@ -48,14 +50,14 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				t.Errorf("%s: %v", page, err)
 				continue
 			}
-			if l[4] != "" && !anchors(readFile(t, target))[l[4]] {
+			if l[4] != "" && !anchors(pages.File(t, target))[l[4]] {
 				t.Errorf("%s: %s has no heading #%s", page, target, l[4])
 			}
 			if l[1] == "" || !strings.HasSuffix(target, "_test.go") {
 				continue
 			}
 			tests++
-			if !strings.Contains(readFile(t, target), "\nfunc "+l[2]+"(") {
+			if !strings.Contains(pages.File(t, target), "\nfunc "+l[2]+"(") {
 				t.Errorf("%s: %s does not declare %s", page, target, l[2])
 			}
 		}
@@ -66,7 +68,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 }
 
 func TestEachGuaranteeNamesItsTests(t *testing.T) {
-	lines := regexp.MustCompile(`(?m)^- (?:.|\n  )+`).FindAllString(readFile(t, "guarantees.md"), -1)
+	lines := regexp.MustCompile(`(?m)^- (?:.|\n  )+`).FindAllString(pages.File(t, "guarantees.md"), -1)
 	if len(lines) == 0 {
 		t.Fatal("guarantees.md guarantees nothing")
 	}
@@ -78,8 +80,8 @@ func TestEachGuaranteeNamesItsTests(t *testing.T) {
 }
 
 func TestTheReadingOrderHasEveryPage(t *testing.T) {
-	order := readFile(t, "README.md")
-	for _, page := range pages(t) {
+	order := pages.File(t, "README.md")
+	for _, page := range allPages(t) {
 		if page != "README.md" && !strings.Contains(order, "]("+page+")") {
 			t.Errorf("README.md does not link to %s", page)
 		}
@@ -87,7 +89,7 @@ func TestTheReadingOrderHasEveryPage(t *testing.T) {
 }
 
 func TestThePictureIsWellFormed(t *testing.T) {
-	d := xml.NewDecoder(strings.NewReader(readFile(t, "how-it-works.svg")))
+	d := xml.NewDecoder(strings.NewReader(pages.File(t, "how-it-works.svg")))
 	for {
 		if _, err := d.Token(); err == io.EOF {
 			return
@@ -97,7 +99,7 @@ func TestThePictureIsWellFormed(t *testing.T) {
 	}
 }
 
-func pages(t *testing.T) []string {
+func allPages(t *testing.T) []string {
 	t.Helper()
 	all, err := filepath.Glob("*.md")
 	if err != nil || len(all) == 0 {
@@ -128,14 +130,3 @@ func slug(heading string) string {
 		return -1
 	}, heading)
 }
-
-func readFile(t *testing.T, name string) string {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

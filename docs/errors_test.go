@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/transport"
@@ -274,7 +275,7 @@ func ofKeyed(t *testing.T) []error {
 var row = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
 func TestTheTablesOfErrorsHaveTheirWords(t *testing.T) {
-	_, section, _ := strings.Cut(readFile(t, "operating.md"), "\n## What the errors say\n")
+	_, section, _ := strings.Cut(pages.File(t, "operating.md"), "\n## What the errors say\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	found := map[string]bool{}
 	var patterns []*regexp.Regexp

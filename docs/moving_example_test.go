@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
@@ -43,7 +43,7 @@ func Example_clientCredentials() {
 		}},
 	}}
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -51,14 +51,8 @@ func Example_storedToken() {
 	srv := tokentest.Start()
 	defer srv.Close()
 	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "docs")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "token.json")
-	saved := fmt.Sprintf(`{"access_token":"old","refresh_token":%q,"expiry":"2020-01-01T00:00:00Z"}`, srv.RefreshToken())
-	os.WriteFile(path, []byte(saved), 0o600)
+	path, remove := pages.TokenFile(srv)
+	defer remove()
 	var store tokensource.Store = new(storetest.Memory) // stands for filestore or redisstore
 	clientID, tokenURL := srv.ClientID, srv.TokenURL()
 
@@ -75,8 +69,8 @@ func Example_storedToken() {
 	}
 	client := &http.Client{Transport: &transport.Auth{Source: cache}}
 
-	status(client.Get(srv.APIURL()))
-	_, err = os.Stat(path)
+	pages.Status(client.Get(srv.APIURL()))
+	_, err := os.Stat(path)
 	fmt.Println("the old file is gone:", errors.Is(err, fs.ErrNotExist))
 	// Output:
 	// 200 OK
@@ -121,9 +115,9 @@ func Example_ownSource() {
 		Base: base,
 	}}
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	srv.RevokeAccess()
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output:
 	// 200 OK
 	// 200 OK
@@ -146,7 +140,7 @@ func Example_httpClient() {
 		Timeout: 5 * time.Second,
 	}
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -162,14 +156,6 @@ func loginTo(srv *tokentest.Server) func(context.Context) (string, time.Time, er
 		}
 		return t.AccessToken, t.Expiry, nil
 	}
-}
-
-func status(resp *http.Response, err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-	resp.Body.Close()
-	fmt.Println(resp.Status)
 }
 
 // A tokenTransport is what most programs have before they look for a library.
@@ -311,22 +297,12 @@ func TestHowMuchAHandWrittenTransportReadsAhead(t *testing.T) {
 }
 
 func TestWhereARedirectTakesTheTokenOfAHandWrittenTransport(t *testing.T) {
-	var seen string
-	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header.Get("Authorization") }))
-	defer other.Close()
-	api := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusFound))
-	defer api.Close()
 	login := func(context.Context) (string, error) { return "at", nil }
 	for want, rt := range map[string]http.RoundTripper{
 		"Bearer at": &tokenTransport{base: http.DefaultTransport, login: login},
 		"":          moved(nil, login),
 	} {
-		resp, err := (&http.Client{Transport: rt}).Get(api.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if seen != want {
+		if seen := pages.Redirected(t, &http.Client{Transport: rt}); seen != want {
 			t.Errorf("%T: the other origin got %q, want %q", rt, seen, want)
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
@@ -82,17 +83,7 @@ func Example_metrics() {
 	auth := &transport.Auth{Source: cache, Base: &counter{http.DefaultTransport, attempts}}
 	client := &http.Client{Transport: &counter{auth, answers}}
 
-	told := make(chan struct{})
-	cache.OnRefresh = func(r tokensource.Refresh) { observe(refreshes)(r); told <- struct{}{} }
-	for range 2 {
-		resp, err := client.Get(srv.APIURL())
-		if err != nil {
-			log.Fatal(err)
-		}
-		resp.Body.Close()
-		<-told
-		srv.RevokeAccess()
-	}
+	pages.TwoRefreshes(srv, cache, client)
 	fmt.Println("refreshes:", refreshes.Get("expired"), "expired,", refreshes.Get("refused"), "refused,", refreshes.Get("waiters"), "waiters")
 	fmt.Println("token requests:", tokenRequests)
 	fmt.Println("attempts:", attempts)
@@ -127,7 +118,7 @@ func Example_limits() {
 		Timeout: time.Minute, // for both attempts, and the refresh between them
 	}
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -346,7 +337,7 @@ func Example_logout() {
 		RefreshToken: srv.RefreshToken(),
 	}}
 	client := &http.Client{Transport: &transport.Auth{Source: cache}}
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 
 	err := logout(context.Background(), cache, revocation.URL, srv.ClientID, srv.ClientSecret)
 	fmt.Println(err)

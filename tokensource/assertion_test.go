@@ -17,6 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
@@ -335,7 +336,7 @@ func TestAServerThatRepeatsAssertionsIsNotQuoted(t *testing.T) {
 			return &http.Response{StatusCode: 400, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(string(body)))}, nil
 		})}
 		_, err := source.Token(t.Context(), nil)
-		if err == nil || !strings.Contains(err.Error(), "[redacted]") || shows(err.Error()) {
+		if err == nil || !strings.Contains(err.Error(), "[redacted]") || secrets.Shows(err.Error()) {
 			t.Errorf("%s: got %v, want the refusal without the assertion", field, err)
 		}
 	}

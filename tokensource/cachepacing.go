@@ -22,7 +22,7 @@ type row struct {
 }
 
 // Bounds of the pauses. These numbers meet both one client's short outage and a
-// fleet's, see internal/fleet. As a pause is at most a quarter of the row so far, an
+// fleet's, see internal/lab/fleet. As a pause is at most a quarter of the row so far, an
 // outage delays its callers by a quarter of its length at most.
 const (
 	firstPause    = 300 * time.Millisecond

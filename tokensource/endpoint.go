@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/origin"
-	"github.com/tokentripper/tokentripper/internal/proof"
+	"github.com/tokentripper/tokentripper/internal/proofsent"
 )
 
 // An Endpoint is an authorization server's token endpoint and how this client
@@ -128,7 +128,7 @@ func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated)
 	if before != nil && now.assertion != "" && now.assertion == before.assertion {
 		return nil, errSame
 	}
-	watched, proved := proof.Watch(ctx)
+	watched, proved := proofsent.Watch(ctx)
 	req, err := e.request(watched, form)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -390,8 +391,8 @@ func TestAFileShowsItsPathAndCannotShowMore(t *testing.T) {
 	if _, err := c.Token(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	wantNoSecret(t, "File", f)
-	wantNoSecret(t, "Cache", c)
+	secrets.Check(t, "File", f)
+	secrets.Check(t, "Cache", c)
 }
 
 func TestAPipeIsNotOpened(t *testing.T) {

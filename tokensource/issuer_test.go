@@ -240,15 +240,21 @@ func TestMetadataAreFetchedOnceAnHourForAll(t *testing.T) {
 	})
 }
 
+// found is a client that has a token of the endpoint.
+func found(t *testing.T, issuer, endpoint string) (*pages, *tokensource.ClientCredentials) {
+	p := newPages()
+	p.set(issuer+"/.well-known/oauth-authorization-server", 200, metadataOf(issuer, endpoint))
+	p.set(endpoint, 200, granted)
+	source := p.client(&tokensource.Issuer{URL: issuer})
+	source.Token(t.Context(), nil)
+	return p, source
+}
+
 func TestATokenEndpointThatIsGoneIsLookedForAgain(t *testing.T) {
 	for _, status := range []int{404, 410, 0} {
 		synctest.Test(t, func(t *testing.T) {
 			const issuer, at = "https://as.example", "https://as.example/.well-known/oauth-authorization-server"
-			p := newPages()
-			p.set(at, 200, metadataOf(issuer, issuer+"/old"))
-			p.set(issuer+"/old", 200, granted)
-			source := p.client(&tokensource.Issuer{URL: issuer})
-			source.Token(t.Context(), nil)
+			p, source := found(t, issuer, issuer+"/old")
 			p.set(issuer+"/old", status, "")
 			p.set(issuer+"/new", 200, granted)
 			p.set(at, 200, metadataOf(issuer, issuer+"/new"))
@@ -268,11 +274,7 @@ func TestATokenEndpointThatIsGoneIsLookedForAgain(t *testing.T) {
 func TestMetadataThatCannotBeFetchedAgainStayInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const issuer, at = "https://as.example", "https://as.example/.well-known/oauth-authorization-server"
-		p := newPages()
-		p.set(at, 200, metadataOf(issuer, issuer+"/token"))
-		p.set(issuer+"/token", 200, granted)
-		source := p.client(&tokensource.Issuer{URL: issuer})
-		source.Token(t.Context(), nil)
+		p, source := found(t, issuer, issuer+"/token")
 		p.set(at, 503, "")
 		for range 600 {
 			time.Sleep(time.Second * 12)

@@ -2,106 +2,28 @@ package tokensource_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto"
 	"encoding"
 	"encoding/base64"
 	"encoding/gob"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
-	"testing/synctest"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Every secret has this in it, whatever it is for.
-const hush = "hush-hush"
-
-// exportedTypes are those of the package in this directory.
-func exportedTypes(t *testing.T) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), entry.Name(), nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.IsExported() {
-				names = append(names, spec.Name.Name)
-			}
-			_, inFunc := n.(*ast.FuncDecl)
-			return !inFunc
-		})
-	}
-	return names
-}
-
-// shown is all that can be printed, logged or marshalled of v. Not %p and %w: fmt bypasses methods there.
-func shown(v any) map[string]string {
-	all := map[string]string{}
-	for _, verb := range strings.Fields("%v %+v %#v %s %q %x %X %d %o %O %t %e %g %b %c %U %T %+q %#x %#q %20s %! extra") {
-		all[verb] = fmt.Sprintf(verb, v)
-	}
-	all["Errorf"] = fmt.Errorf("because %v", v).Error()
-	var b bytes.Buffer
-	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
-	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
-	all["slog"] = b.String()
-	j, err := json.Marshal(v)
-	all["json"] = fmt.Sprint(string(j), err)
-	x, err := xml.Marshal(v)
-	all["xml"] = fmt.Sprint(string(x), err)
-	b.Reset()
-	err = gob.NewEncoder(&b).Encode(v)
-	all["gob"] = fmt.Sprint(b.String(), err)
-	if err, ok := v.(error); ok {
-		for ; err != nil; err = errors.Unwrap(err) {
-			all["error"] += err.Error()
-		}
-	}
-	return all
-}
-
-// shows reports whether text has the secret, in clear or as %x, %d, %o, %b, %U, %c or base64 write it.
-func shows(text string) bool {
-	dec := strings.Trim(fmt.Sprintf("%d", []byte(hush[:4])), "[]")
-	b64 := base64.StdEncoding.EncodeToString([]byte(hush))
-	return strings.Contains(text, hush) || strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", hush)) ||
-		strings.Contains(text, dec) || strings.Contains(text, b64)
-}
-
-func wantNoSecret(t *testing.T, name string, v any) {
-	t.Helper()
-	for how, text := range shown(v) {
-		if shows(text) {
-			t.Errorf("%s, %T by %s: the secret shows: %.300q", name, v, how, text)
-			return
-		}
-	}
-}
+const hush = secrets.Hush
 
 // forms are v alone and inside of others.
 func forms[V any](v V) []any {
@@ -215,20 +137,7 @@ func secretsTable(t *testing.T) map[string][]any {
 	return table
 }
 
-func TestNoExportedTypeShowsASecret(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		table := secretsTable(t)
-		synctest.Wait() // no refresh is in flight while fmt reads a Cache
-		for _, name := range exportedTypes(t) {
-			if len(table[name]) == 0 {
-				t.Errorf("%s has no row in the table: can it hold a secret?", name)
-			}
-			for _, v := range table[name] {
-				wantNoSecret(t, name, v)
-			}
-		}
-	})
-}
+func TestNoExportedTypeShowsASecret(t *testing.T) { secrets.CheckTypes(t, secretsTable) }
 
 func TestAServerThatEchoesSecretsIsNotQuoted(t *testing.T) {
 	odd := "hush-hush +&=%/é\"\n" // is written differently in a form
@@ -338,7 +247,7 @@ func TestErrorsOfNetHTTPThatQuoteTheServerAreRedacted(t *testing.T) {
 		})
 		e := hushEndpoint
 		e.URL = srv.URL
-		if _, err := e.Exchange(t.Context(), anyGrant); err == nil || shows(err.Error()) || !strings.Contains(err.Error(), "[redacted]") {
+		if _, err := e.Exchange(t.Context(), anyGrant); err == nil || secrets.Shows(err.Error()) || !strings.Contains(err.Error(), "[redacted]") {
 			t.Errorf("%q: got %v, want an error without the secret", reply, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -156,7 +157,7 @@ func TestARefusalWhoseRefreshFailsKeepsItsChallenges(t *testing.T) {
 		t.Errorf("got %+v, want the challenges without the token", e.Challenges)
 	}
 	for _, v := range []any{e, *e, err, e.Challenges} {
-		wantNoSecret(t, "Error", v)
+		secrets.Check(t, "Error", v)
 	}
 }
 

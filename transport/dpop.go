@@ -17,7 +17,7 @@ import (
 
 	"github.com/tokentripper/tokentripper/internal/jws"
 	"github.com/tokentripper/tokentripper/internal/origin"
-	"github.com/tokentripper/tokentripper/internal/proof"
+	"github.com/tokentripper/tokentripper/internal/proofsent"
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
 
@@ -106,7 +106,7 @@ func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, refused *htt
 		token, _ := boundToken(req)
 		return nil, refusedError(refused, token, err)
 	}
-	proof.Sent(req.Context())
+	proofsent.Mark(req.Context())
 	return answered(d.base(), req, withHeader(req, a.Body, a.Trailer, "Dpop", text))
 }
 

@@ -10,72 +10,16 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
-	"log/slog"
 	"net/http"
-	"os"
-	"strings"
 	"testing"
-	"testing/synctest"
 
+	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// Every secret has this in it, whatever it is for.
-const hush = "hush-hush"
-
-// exportedTypes are those of the package in this directory.
-func exportedTypes(t *testing.T) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), entry.Name(), nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.IsExported() {
-				names = append(names, spec.Name.Name)
-			}
-			_, inFunc := n.(*ast.FuncDecl)
-			return !inFunc
-		})
-	}
-	return names
-}
-
-// shown is all that can be printed, logged or marshalled of v. Not %p and %w: fmt bypasses methods there.
-func shown(v any) map[string]string {
-	all := map[string]string{}
-	for _, verb := range strings.Fields("%v %+v %#v %s %q %x %X %d %o %O %t %e %g %b %c %U %T %+q %#x %#q %20s %! extra") {
-		all[verb] = fmt.Sprintf(verb, v)
-	}
-	var b bytes.Buffer
-	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
-	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "v", v, slog.Group("g", "v", v))
-	all["slog"] = b.String()
-	j, err := json.Marshal(v)
-	all["json"] = fmt.Sprint(string(j), err)
-	x, err := xml.Marshal(v)
-	all["xml"] = fmt.Sprint(string(x), err)
-	return all
-}
-
-// shows reports whether text has the secret, in clear or as %x, %d or a []byte write it.
-func shows(text string) bool {
-	return strings.Contains(text, hush) || strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", hush)) ||
-		strings.Contains(text, strings.Trim(fmt.Sprintf("%d", []byte(hush[:4])), "[]"))
-}
+const hush = secrets.Hush
 
 // hushSources end in a token, and in an error of a server that repeats the secrets.
 func hushSources() []tokensource.Source {
@@ -162,30 +106,7 @@ func secretsTable(t *testing.T) map[string][]any {
 	return table
 }
 
-func wantNoSecret(t *testing.T, name string, v any) {
-	t.Helper()
-	for how, text := range shown(v) {
-		if shows(text) {
-			t.Errorf("%s, %T by %s: the secret shows: %.300q", name, v, how, text)
-			return
-		}
-	}
-}
-
-func TestNoExportedTypeShowsASecret(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		table := secretsTable(t)
-		synctest.Wait() // no refresh is in flight while fmt reads a Cache
-		for _, name := range exportedTypes(t) {
-			if len(table[name]) == 0 {
-				t.Errorf("%s has no row in the table: can it hold a secret?", name)
-			}
-			for _, v := range table[name] {
-				wantNoSecret(t, name, v)
-			}
-		}
-	})
-}
+func TestNoExportedTypeShowsASecret(t *testing.T) { secrets.CheckTypes(t, secretsTable) }
 
 func TestWhatIsPrintedTellsWhatItIs(t *testing.T) {
 	dpop := &transport.DPoP{Base: hushBase(200)}
@@ -205,13 +126,13 @@ func TestNoEncodingWritesTheKey(t *testing.T) {
 	dpop := &transport.DPoP{Key: key}
 	for _, v := range []any{dpop, struct{ D *transport.DPoP }{dpop}, &struct{ D transport.DPoP }{transport.DPoP{Key: key}}, struct{ D transport.DPoP }{transport.DPoP{Key: key}}} {
 		var b bytes.Buffer
-		if err := gob.NewEncoder(&b).Encode(v); err == nil || shows(b.String()) {
+		if err := gob.NewEncoder(&b).Encode(v); err == nil || secrets.Shows(b.String()) {
 			t.Errorf("%T by gob: got %v and %.200q, want an error and no key", v, err, b.String())
 		}
 		j, _ := json.Marshal(v)
 		x, _ := xml.Marshal(v)
 		for _, text := range []string{string(j), string(x)} {
-			if shows(text) || bytes.Contains([]byte(text), []byte("aHVzaC1odXNo")) {
+			if secrets.Shows(text) || bytes.Contains([]byte(text), []byte("aHVzaC1odXNo")) {
 				t.Errorf("%T: the key shows: %.200s", v, text)
 			}
 		}

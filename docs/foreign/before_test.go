@@ -3,16 +3,15 @@ package foreign_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport"
@@ -34,7 +33,7 @@ func Example_clientCredentials() {
 	}
 	client := config.Client(ctx)
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -42,14 +41,8 @@ func Example_storedToken() {
 	srv := tokentest.Start()
 	defer srv.Close()
 	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "docs")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "token.json")
-	saved := fmt.Sprintf(`{"access_token":"old","refresh_token":%q,"expiry":"2020-01-01T00:00:00Z"}`, srv.RefreshToken())
-	os.WriteFile(path, []byte(saved), 0o600)
+	path, remove := pages.TokenFile(srv)
+	defer remove()
 	clientID, tokenURL := srv.ClientID, srv.TokenURL()
 
 	config := &oauth2.Config{ClientID: clientID, Endpoint: oauth2.Endpoint{TokenURL: tokenURL}}
@@ -63,7 +56,7 @@ func Example_storedToken() {
 	}
 	client := config.Client(ctx, token)
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -91,7 +84,7 @@ func Example_ownSource() {
 		Base:   base,
 	}}
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -105,7 +98,7 @@ func Example_httpClient() {
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: pool, Timeout: 5 * time.Second})
 	client := config.Client(ctx)
 
-	status(client.Get(srv.APIURL()))
+	pages.Status(client.Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -129,7 +122,7 @@ func Example_login() {
 		log.Fatal(err)
 	}
 
-	status((&http.Client{Transport: &transport.Auth{Source: cache}}).Get(srv.APIURL()))
+	pages.Status((&http.Client{Transport: &transport.Auth{Source: cache}}).Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -157,7 +150,7 @@ func Example_theOtherWay() {
 
 	var source oauth2.TokenSource = foreignSource{ctx, cache}
 
-	status((&http.Client{Transport: &oauth2.Transport{Source: source}}).Get(srv.APIURL()))
+	pages.Status((&http.Client{Transport: &oauth2.Transport{Source: source}}).Get(srv.APIURL()))
 	// Output: 200 OK
 }
 
@@ -172,12 +165,4 @@ func loginTo(srv *tokentest.Server) func() (string, time.Time, error) {
 		}
 		return t.AccessToken, t.Expiry, nil
 	}
-}
-
-func status(resp *http.Response, err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-	resp.Body.Close()
-	fmt.Println(resp.Status)
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport"
@@ -78,16 +79,9 @@ func TestWhoSeesARefusal(t *testing.T) {
 }
 
 func TestWhereARedirectTakesTheToken(t *testing.T) {
-	var seen string
-	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header.Get("Authorization") }))
-	defer other.Close()
-	api := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusFound))
-	defer api.Close()
 	theirs, ours := both(nil)
-	get(t, theirs, api.URL)
-	want(t, "x/oauth2", seen, "Bearer at")
-	get(t, ours, api.URL)
-	want(t, "ours", seen, "")
+	want(t, "x/oauth2", pages.Redirected(t, theirs), "Bearer at")
+	want(t, "ours", pages.Redirected(t, ours), "")
 }
 
 func TestWhatAnOutageCosts(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport"
@@ -60,33 +61,23 @@ func observeOpenTelemetry(meter metric.Meter) (func(tokensource.Refresh), error)
 	}, nil
 }
 
-// twoRefreshes makes a Cache refresh because it has no token, and because one was
-// refused.
-func twoRefreshes(observe func(tokensource.Refresh)) {
+// refreshTwice tells of two refreshes.
+func refreshTwice(observe func(tokensource.Refresh)) {
 	srv := tokentest.Start()
 	defer srv.Close()
-	told := make(chan struct{})
-	client := &http.Client{Transport: &transport.Auth{Source: &tokensource.Cache{
+	cache := &tokensource.Cache{
 		Source: &tokensource.RefreshToken{
 			Endpoint:     tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
 			RefreshToken: srv.RefreshToken(),
 		},
-		OnRefresh: func(r tokensource.Refresh) { observe(r); told <- struct{}{} },
-	}}}
-	for range 2 {
-		resp, err := client.Get(srv.APIURL())
-		if err != nil {
-			log.Fatal(err)
-		}
-		resp.Body.Close()
-		<-told
-		srv.RevokeAccess()
+		OnRefresh: observe,
 	}
+	pages.TwoRefreshes(srv, cache, &http.Client{Transport: &transport.Auth{Source: cache}})
 }
 
 func Example_prometheus() {
 	registry := prometheus.NewRegistry()
-	twoRefreshes(observePrometheus(registry))
+	refreshTwice(observePrometheus(registry))
 
 	families, err := registry.Gather()
 	if err != nil {
@@ -114,7 +105,7 @@ func Example_openTelemetry() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	twoRefreshes(observe)
+	refreshTwice(observe)
 
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(context.Background(), &all); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/pgstore"
 )
@@ -63,11 +64,11 @@ func TestToAdoptATokenIsOneStatement(t *testing.T) {
 	store, c := counted(t, s, 2)
 	other := stored(store, noSource)
 	for n := range 3 {
-		if err := one.Set(background(t), token(n)); err != nil {
+		if err := one.Set(stores.Background(t), token(n)); err != nil {
 			t.Fatal(err)
 		}
 		before := c.statements.Load()
-		got, err := other.Token(background(t), token(n-1))
+		got, err := other.Token(stores.Background(t), token(n-1))
 		if err != nil || got.AccessToken != token(n).AccessToken {
 			t.Errorf("got token %v, error %v; want token %d", got, err, n)
 		}

@@ -3,11 +3,9 @@
 package pgstore_test
 
 import (
-	"context"
 	"crypto/rand"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -37,30 +35,5 @@ func (s *server) places(pool func(*testing.T) *pgxpool.Pool) func(*testing.T) fu
 		table := "tokens_" + strings.ToLower(rand.Text())
 		s.exec(strings.Replace(pgstore.CreateTable, "tokentripper_tokens", table, 1))
 		return func() tokensource.Store { return &pgstore.Store{Pool: pool(t), Table: table} }
-	}
-}
-
-// background has a deadline, as a context of Stored has.
-func background(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// put saves one value.
-func put(t testing.TB, s tokensource.Store, key, value string) {
-	t.Helper()
-	err := s.Update(background(t), key, func(_ []byte, save func([]byte) error) error { return save([]byte(value)) })
-	if err != nil {
-		t.Fatalf("saving %q: %v", value, err)
-	}
-}
-
-// want checks the value of the key.
-func want(t testing.TB, s tokensource.Store, key, value string) {
-	t.Helper()
-	got, err := s.Load(background(t), key)
-	if err != nil || string(got) != value {
-		t.Errorf("got value %q of %q, error %v; want %q", got, key, err, value)
 	}
 }

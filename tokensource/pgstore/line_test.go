@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource/pgstore"
 )
 
@@ -38,7 +39,7 @@ func throughLine(t *testing.T, s *server) (*pgstore.Store, *line) {
 	}
 	t.Cleanup(pool.Close)
 	store := &pgstore.Store{Pool: pool}
-	put(t, store, "k", "before")
+	stores.Put(t, store, "k", "before")
 	return store, l
 }
 

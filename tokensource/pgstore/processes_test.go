@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 )
@@ -66,9 +68,9 @@ func TestAFailoverWhileSessionsAndProcessesAreKilledLogsNobodyOut(t *testing.T) 
 // newReplica starts a replica that has what the primary acknowledges.
 func newReplica(t *testing.T, primary *server) *server {
 	t.Helper()
-	r := &server{t: t, dir: tempDir(t), port: freePort()}
-	run(t, binary(t, "pg_basebackup"), "-D", r.dir, "-R", "-c", "fast", "--no-sync",
-		"-d", fmt.Sprintf("host=127.0.0.1 port=%d user=postgres application_name=replica", primary.port))
+	r := &server{t: t, dir: tempDir(t), port: programs.FreePort()}
+	run(t, programs.Path(t, "pg_basebackup"), "-D", r.dir, "-R", "-c", "fast", "--no-sync",
+		"-d", fmt.Sprintf("host=127.0.0.1 port=%s user=postgres application_name=replica", primary.port))
 	r.start()
 	primary.exec("ALTER SYSTEM SET synchronous_standby_names = 'replica'")
 	primary.exec("SELECT pg_reload_conf()")
@@ -88,11 +90,11 @@ func TestALockSurvivesAFailover(t *testing.T) {
 	primary := newServer(t)
 	replica := newReplica(t, primary)
 	store := open(primary.address(replica) + "&target_session_attrs=read-write")
-	put(t, store, "k", "before")
-	err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	stores.Put(t, store, "k", "before")
+	err := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		primary.crash()
 		replica.exec("SELECT pg_promote()")
-		if err := replica.store().Update(background(t), "k", discard); !errors.Is(err, tokensource.ErrLocked) {
+		if err := replica.store().Update(stores.Background(t), "k", stores.Discard); !errors.Is(err, tokensource.ErrLocked) {
 			t.Errorf("Update by another: got error %v; want ErrLocked", err)
 		}
 		return save([]byte("after"))
@@ -100,20 +102,20 @@ func TestALockSurvivesAFailover(t *testing.T) {
 	if err != nil {
 		t.Errorf("got error %v; want nil", err)
 	}
-	want(t, store, "k", "after")
-	put(t, replica.store(), "k", "the lock is free")
+	stores.Want(t, store, "k", "after")
+	stores.Put(t, replica.store(), "k", "the lock is free")
 }
 
 // What a replica has may be old.
 func TestAReplicaIsAnError(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t)
-	put(t, primary.store(), "k", "there")
+	stores.Put(t, primary.store(), "k", "there")
 	replica := newReplica(t, primary)
-	if value, err := replica.store().Load(background(t), "k"); err == nil {
+	if value, err := replica.store().Load(stores.Background(t), "k"); err == nil {
 		t.Errorf("Load: got value %q; want an error", value)
 	}
-	if err := replica.store().Update(background(t), "k", discard); err == nil {
+	if err := replica.store().Update(stores.Background(t), "k", stores.Discard); err == nil {
 		t.Error("Update: got no error; want one")
 	}
 }

@@ -4,10 +4,7 @@ package pgstore_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -20,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/pgstore"
 )
@@ -42,7 +40,7 @@ var (
 type server struct {
 	t    testing.TB
 	dir  string
-	port int
+	port string
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when cmd has ended
 
@@ -54,7 +52,7 @@ type server struct {
 func newServer(t testing.TB, settings ...string) *server {
 	t.Helper()
 	initOnce.Do(func() { template = initdb(t) })
-	s := &server{t: t, dir: tempDir(t), port: freePort()}
+	s := &server{t: t, dir: tempDir(t), port: programs.FreePort()}
 	run(t, "cp", "-a", template+"/.", s.dir)
 	s.start(settings...)
 	s.exec(pgstore.CreateTable)
@@ -64,30 +62,30 @@ func newServer(t testing.TB, settings ...string) *server {
 func initdb(t testing.TB) string {
 	t.Helper()
 	dir := makeDir(t)
-	run(t, binary(t, "initdb"), "-D", dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	run(t, programs.Path(t, "initdb"), "-D", dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
 	return dir
 }
 
 // start starts the server, again if it was stopped, and waits until it answers.
 func (s *server) start(settings ...string) {
 	s.t.Helper()
-	args := []string{"-D", s.dir, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", ""}
+	args := []string{"-D", s.dir, "-p", s.port, "-h", "127.0.0.1", "-k", ""}
 	for _, setting := range append([]string{"fsync=off", "shared_buffers=16MB", "max_connections=250"}, settings...) {
 		args = append(args, "-c", setting)
 	}
-	s.launch(command(binary(s.t, "postgres"), args...))
+	s.launch(command(programs.Path(s.t, "postgres"), args...))
 }
 
 // newBouncer starts a PgBouncer in transaction mode before s. It has two connections, so that
 // statements that follow each other come to different sessions.
 func newBouncer(t testing.TB, s *server) *server {
 	t.Helper()
-	b := &server{t: t, dir: tempDir(t), port: freePort()}
+	b := &server{t: t, dir: tempDir(t), port: programs.FreePort()}
 	config := fmt.Sprintf(`[databases]
-* = host=127.0.0.1 port=%d user=postgres
+* = host=127.0.0.1 port=%s user=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = %d
+listen_port = %s
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
@@ -99,7 +97,7 @@ max_client_conn = 1000
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.launch(command(binary(t, "pgbouncer"), path))
+	b.launch(command(programs.Path(t, "pgbouncer"), path))
 	return b
 }
 
@@ -132,21 +130,7 @@ func (s *server) launch(cmd *exec.Cmd) {
 // eventually waits until check succeeds. It fails if the server ends first.
 func (s *server) eventually(check func() error) {
 	s.t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-s.gone:
-			err = errors.New("the server has ended")
-		case <-limit:
-		case <-tick.C:
-			continue
-		}
+	if err := programs.Poll(s.gone, 30*time.Second, check); err != nil {
 		log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 		s.t.Fatalf("%v; its log:\n%s", err, log)
 	}
@@ -163,9 +147,9 @@ func (s *server) crash() {
 
 // address is a connection string. More servers may take the place of s.
 func (s *server) address(more ...*server) string {
-	hosts := fmt.Sprint("127.0.0.1:", s.port)
+	hosts := "127.0.0.1:" + s.port
 	for _, other := range more {
-		hosts += fmt.Sprint(",127.0.0.1:", other.port)
+		hosts += ",127.0.0.1:" + other.port
 	}
 	return "postgres://postgres@" + hosts + "/postgres?sslmode=disable&pool_max_conns=2"
 }
@@ -199,26 +183,6 @@ func (s *server) text(query string, args ...any) (text string) {
 		s.t.Fatalf("%s: %v", query, err)
 	}
 	return text
-}
-
-// binary is the path of a program of Postgres, or PgBouncer. Without it, tests are skipped,
-// but not in CI. Debian has most of them in no PATH.
-func binary(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/usr/sbin/"} {
-		if found, _ := filepath.Glob(pattern + name); len(found) > 0 {
-			return found[len(found)-1]
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
 }
 
 // run runs a program to its end.
@@ -271,18 +235,6 @@ func makeDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// freePort is below the ports that the system hands out, so that it is still
-// free when a server starts again.
-func freePort() int {
-	for {
-		port := 10_000 + rand.IntN(20_000)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
 }
 
 // open opens a store by the address of a server.

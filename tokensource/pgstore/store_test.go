@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/pgstore"
 )
@@ -47,19 +49,19 @@ func TestALockThatIsLostSavesNothing(t *testing.T) {
 	for what, lose := range map[string]func(){
 		"taken by another": func() {
 			s.exec("UPDATE tokentripper_tokens SET held_until = now()")
-			put(t, s.store(), "k", "of another")
+			stores.Put(t, s.store(), "k", "of another")
 		},
 		"held by another":   func() { s.exec("UPDATE tokentripper_tokens SET holder = 'another', value = 'of another'") },
 		"released":          func() { s.exec("UPDATE tokentripper_tokens SET holder = NULL, value = 'of another'") },
-		"the row removed":   func() { s.exec("DELETE FROM tokentripper_tokens"); put(t, s.store(), "k", "of another") },
+		"the row removed":   func() { s.exec("DELETE FROM tokentripper_tokens"); stores.Put(t, s.store(), "k", "of another") },
 		"the value changed": func() { s.exec("UPDATE tokentripper_tokens SET value = 'of another'") },
 		"nothing, but no save": func() {
 			s.exec("UPDATE tokentripper_tokens SET value = NULL")
 			s.exec("UPDATE tokentripper_tokens SET value = 'of another'")
 		},
 	} {
-		put(t, s.store(), "k", "before")
-		err := s.store().Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+		stores.Put(t, s.store(), "k", "before")
+		err := s.store().Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 			if err := save([]byte("mine")); err != nil {
 				t.Errorf("%s: first save: got error %v; want nil", what, err)
 			}
@@ -69,7 +71,7 @@ func TestALockThatIsLostSavesNothing(t *testing.T) {
 		if !errors.Is(err, tokensource.ErrLocked) {
 			t.Errorf("%s: got error %v; want ErrLocked", what, err)
 		}
-		want(t, s.store(), "k", "of another")
+		stores.Want(t, s.store(), "k", "of another")
 		s.exec("UPDATE tokentripper_tokens SET holder = NULL")
 	}
 }
@@ -78,14 +80,14 @@ func TestALockThatIsLostSavesNothing(t *testing.T) {
 func TestALockWhoseTimeIsOverStillSavesUntilAnotherHasIt(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	err := s.store().Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	err := s.store().Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		s.exec("UPDATE tokentripper_tokens SET held_until = now() - interval '1 s'")
 		return save([]byte("late"))
 	})
 	if err != nil {
 		t.Errorf("got error %v; want nil", err)
 	}
-	want(t, s.store(), "k", "late")
+	stores.Want(t, s.store(), "k", "late")
 }
 
 // A transaction that writes has a number. Those who wait would write again and again.
@@ -93,13 +95,13 @@ func TestToLookAndToBeLockedOutWritesNothing(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	store := s.store()
-	put(t, store, "k", "before")
+	stores.Put(t, store, "k", "before")
 	transactions := func() string { return s.text("SELECT txid_snapshot_xmax(txid_current_snapshot())::text") }
-	err := store.Update(background(t), "k", func([]byte, func([]byte) error) error {
+	err := store.Update(stores.Background(t), "k", func([]byte, func([]byte) error) error {
 		before := transactions()
 		for range 10 {
-			want(t, store, "k", "before")
-			if err := store.Update(background(t), "k", discard); !errors.Is(err, tokensource.ErrLocked) {
+			stores.Want(t, store, "k", "before")
+			if err := store.Update(stores.Background(t), "k", stores.Discard); !errors.Is(err, tokensource.ErrLocked) {
 				t.Errorf("got error %v; want ErrLocked", err)
 			}
 		}
@@ -117,8 +119,8 @@ func TestNoConnectionIsTakenWhileFnRuns(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	store := &pgstore.Store{Pool: newPool(t, strings.Replace(s.address(), "conns=2", "conns=1", 1))}
-	err := store.Update(background(t), "a", func([]byte, func([]byte) error) error {
-		put(t, store, "b", "beside")
+	err := store.Update(stores.Background(t), "a", func([]byte, func([]byte) error) error {
+		stores.Put(t, store, "b", "beside")
 		if n := s.text("SELECT count(*)::text FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"); n != "0" {
 			t.Errorf("got %s open transactions; want 0", n)
 		}
@@ -127,7 +129,7 @@ func TestNoConnectionIsTakenWhileFnRuns(t *testing.T) {
 	if err != nil {
 		t.Errorf("got error %v; want nil", err)
 	}
-	want(t, store, "b", "beside")
+	stores.Want(t, store, "b", "beside")
 }
 
 func TestAStoreThatCannotSaveDoesNotCallFn(t *testing.T) {
@@ -142,18 +144,16 @@ func TestAStoreThatCannotSaveDoesNotCallFn(t *testing.T) {
 		"an odd name":        {Pool: s.pool(t), Table: `x"; DROP TABLE tokentripper_tokens; --`},
 		"a reader":           {Pool: newPool(t, reader)},
 		"read-only":          {Pool: newPool(t, s.address()+"&default_transaction_read_only=on")},
-		"a server not up":    {Pool: newPool(t, strings.Replace(s.address(), fmt.Sprint(s.port), fmt.Sprint(freePort()), 1))},
+		"a server not up":    {Pool: newPool(t, strings.Replace(s.address(), s.port, programs.FreePort(), 1))},
 		"a missing database": {Pool: newPool(t, strings.Replace(s.address(), "/postgres?", "/none?", 1))},
 	} {
-		err := store.Update(background(t), "k", func([]byte, func([]byte) error) error {
-			t.Errorf("%s: fn was called", what)
-			return nil
+		t.Run(what, func(t *testing.T) {
+			if err := stores.WantNoCall(t, store, "k"); !strings.HasPrefix(fmt.Sprint(err), "pgstore: ") {
+				t.Errorf("got error %v; want one of pgstore", err)
+			}
 		})
-		if err == nil || errors.Is(err, tokensource.ErrLocked) || !strings.HasPrefix(err.Error(), "pgstore: ") {
-			t.Errorf("%s: got error %v; want one of pgstore", what, err)
-		}
 	}
-	put(t, s.store(), "k", "the table is there")
+	stores.Put(t, s.store(), "k", "the table is there")
 }
 
 func TestATableInASchemaIsUsed(t *testing.T) {
@@ -161,8 +161,8 @@ func TestATableInASchemaIsUsed(t *testing.T) {
 	s := newServer(t)
 	s.exec("CREATE SCHEMA auth")
 	s.exec(strings.Replace(pgstore.CreateTable, "tokentripper_tokens", "auth.tokens", 1))
-	put(t, &pgstore.Store{Pool: s.pool(t), Table: "auth.tokens"}, "k", "there")
-	want(t, s.store(), "k", "")
+	stores.Put(t, &pgstore.Store{Pool: s.pool(t), Table: "auth.tokens"}, "k", "there")
+	stores.Want(t, s.store(), "k", "")
 	if value := s.text("SELECT encode(value, 'escape') FROM auth.tokens WHERE key = 'k'"); value != "there" {
 		t.Errorf("got value %q in auth.tokens; want %q", value, "there")
 	}
@@ -173,7 +173,7 @@ func TestErrorsHoldNoValue(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.exec("ALTER TABLE tokentripper_tokens ADD CHECK (length(value) < 5)")
-	err := s.store().Update(background(t), "k", func(_ []byte, save func([]byte) error) error { return save([]byte("secret")) })
+	err := s.store().Update(stores.Background(t), "k", stores.Saves("secret"))
 	failure, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || failure.ConstraintName == "" {
 		t.Fatalf("got error %v; want a violated constraint", err)
@@ -189,10 +189,10 @@ func TestErrorsHoldNoValue(t *testing.T) {
 func TestRowsThatNobodyHasLockedForAWhileCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	put(t, s.store(), "old", "old")
+	stores.Put(t, s.store(), "old", "old")
 	s.exec("UPDATE tokentripper_tokens SET held_until = now() - interval '91 days'")
-	put(t, s.store(), "new", "new")
+	stores.Put(t, s.store(), "new", "new")
 	s.exec("DELETE FROM tokentripper_tokens WHERE held_until < now() - interval '90 days'")
-	want(t, s.store(), "old", "")
-	want(t, s.store(), "new", "new")
+	stores.Want(t, s.store(), "old", "")
+	stores.Want(t, s.store(), "new", "new")
 }

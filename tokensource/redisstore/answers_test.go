@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 )
@@ -19,7 +20,7 @@ func throughProxy(t *testing.T, s *server, maxRetries int) (*redisstore.Store, *
 	p := newProxy(t, s.addr())
 	client := newClient(t, &redis.Options{Addr: p.addr(), MaxRetries: maxRetries, ReadTimeout: -1})
 	store := &redisstore.Store{Client: client}
-	put(t, store, "k", "before") // and the scripts are known to the server
+	stores.Put(t, store, "k", "before") // and the scripts are known to the server
 	return store, p
 }
 
@@ -29,14 +30,14 @@ func TestSaveWhoseAnswerIsLostIsRetriedByTheClient(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	store, p := throughProxy(t, s, 0)
-	err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	err := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		p.lose("+after", nothing)
 		return save([]byte("after"))
 	})
 	if err != nil || p.pending() {
 		t.Errorf("got error %v, an answer to lose: %t; want the value saved at the second try", err, p.pending())
 	}
-	want(t, store, "k", "after")
+	stores.Want(t, store, "k", "after")
 }
 
 func TestSaveWhoseAnswerIsLostIsCalledAgain(t *testing.T) {
@@ -44,20 +45,7 @@ func TestSaveWhoseAnswerIsLostIsCalledAgain(t *testing.T) {
 	for _, second := range []string{"after", "much later"} {
 		s := newServer(t)
 		store, p := throughProxy(t, s, -1)
-		err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
-			p.lose("+after", nothing)
-			if err := save([]byte("after")); err == nil || errors.Is(err, tokensource.ErrLocked) {
-				t.Errorf("first save: got error %v, want one of the network", err)
-			}
-			if err := save([]byte(second)); err != nil {
-				t.Errorf("save of %q: got error %v", second, err)
-			}
-			return save([]byte("at last"))
-		})
-		if err != nil {
-			t.Errorf("got error %v, want none", err)
-		}
-		want(t, store, "k", "at last")
+		stores.SaveAgain(t, store, "k", second, func() { p.lose("+after", nothing) })
 	}
 }
 
@@ -66,17 +54,17 @@ func TestSaveWhoseAnswerIsLostDoesNotOverwriteOthers(t *testing.T) {
 	s := newServer(t)
 	store, p := throughProxy(t, s, 0)
 	others := s.client()
-	err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	err := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		p.lose("+after", func() {
 			others.Del(context.Background(), lockName)
-			put(t, s.store(), "k", "another's")
+			stores.Put(t, s.store(), "k", "another's")
 		})
 		return save([]byte("after"))
 	})
 	if !errors.Is(err, tokensource.ErrLocked) || p.pending() {
 		t.Errorf("got error %v, want ErrLocked", err)
 	}
-	want(t, store, "k", "another's")
+	stores.Want(t, store, "k", "another's")
 }
 
 // The client tries again, and finds its own lock.
@@ -85,11 +73,11 @@ func TestLockWhoseAnswerIsLostIsTakenByTheClientsSecondTry(t *testing.T) {
 	s := newServer(t)
 	store, p := throughProxy(t, s, 0)
 	p.lose("holder", nothing)
-	put(t, store, "k", "after")
+	stores.Put(t, store, "k", "after")
 	if p.pending() {
 		t.Error("no answer was lost")
 	}
-	put(t, store, "k", "later")
+	stores.Put(t, store, "k", "later")
 }
 
 func TestLockWhoseAnswerIsLostIsFreedSoon(t *testing.T) {
@@ -97,17 +85,12 @@ func TestLockWhoseAnswerIsLostIsFreedSoon(t *testing.T) {
 	s := newServer(t)
 	store, p := throughProxy(t, s, -1)
 	p.lose("holder", nothing)
-	err := store.Update(background(t), "k", func([]byte, func([]byte) error) error {
-		t.Error("fn was called")
-		return nil
-	})
-	if err == nil || errors.Is(err, tokensource.ErrLocked) || p.pending() {
-		t.Errorf("got error %v, want one of the network", err)
+	stores.WantNoCall(t, store, "k")
+	if p.pending() {
+		t.Error("no answer was lost")
 	}
-	s.eventually(func() error { return s.store().Update(background(t), "k", discard) })
+	s.eventually(func() error { return s.store().Update(stores.Background(t), "k", stores.Discard) })
 }
-
-func discard([]byte, func([]byte) error) error { return nil }
 
 // The client waits for the answer, whatever becomes of the context.
 func TestContextEndsEveryCall(t *testing.T) {
@@ -118,15 +101,15 @@ func TestContextEndsEveryCall(t *testing.T) {
 			return err
 		},
 		"holder": func(ctx context.Context, s *redisstore.Store) error {
-			return s.Update(ctx, "k", discard)
+			return s.Update(ctx, "k", stores.Discard)
 		},
 		"+after": func(ctx context.Context, s *redisstore.Store) error {
-			return s.Update(ctx, "k", func(_ []byte, save func([]byte) error) error { return save([]byte("after")) })
+			return s.Update(ctx, "k", stores.Saves("after"))
 		},
 	} {
 		s := newServer(t)
 		store, p := throughProxy(t, s, 0)
-		ctx, cancel := context.WithCancel(background(t))
+		ctx, cancel := context.WithCancel(stores.Background(t))
 		answer := make(chan struct{})
 		p.lose(match, func() {
 			cancel()
@@ -136,7 +119,7 @@ func TestContextEndsEveryCall(t *testing.T) {
 			t.Errorf("%q: got error %v, want context.Canceled", match, err)
 		}
 		close(answer)
-		s.eventually(func() error { return s.store().Update(background(t), "k", discard) })
+		s.eventually(func() error { return s.store().Update(stores.Background(t), "k", stores.Discard) })
 	}
 }
 
@@ -146,10 +129,10 @@ func TestSilentServerIsAnError(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	store := &redisstore.Store{Client: newClient(t, &redis.Options{Addr: s.addr(), ReadTimeout: -1})}
-	put(t, store, "k", "before")
+	stores.Put(t, store, "k", "before")
 	s.signal(syscall.SIGSTOP)
 	defer s.signal(syscall.SIGCONT)
-	ctx := background(t)
+	ctx := stores.Background(t)
 	if _, err := store.Load(ctx, "k"); err == nil || ctx.Err() != nil {
 		t.Errorf("got error %v, want one before the context ends", err)
 	}

@@ -5,13 +5,13 @@ package redisstore_test
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 )
 
@@ -41,7 +41,7 @@ func newCluster(t testing.TB, masters int, start starter) cluster {
 // meet makes another server known in the cluster.
 func (c cluster) meet(s *server) {
 	s.t.Helper()
-	if err := s.client().ClusterMeet(context.Background(), "127.0.0.1", strconv.Itoa(c[0].port)).Err(); err != nil {
+	if err := s.client().ClusterMeet(context.Background(), "127.0.0.1", c[0].port).Err(); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -87,11 +87,11 @@ func TestClusterClientReadsTheMaster(t *testing.T) {
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{c[0].addr()}, ReadOnly: true, ReadTimeout: time.Minute})
 	defer client.Close()
 	store := &redisstore.Store{Client: client}
-	put(t, store, "k", "before")
+	stores.Put(t, store, "k", "before")
 	replica.signal(syscall.SIGSTOP)
 	defer replica.signal(syscall.SIGCONT)
-	put(t, store, "k", "after")
-	want(t, store, "k", "after")
+	stores.Put(t, store, "k", "after")
+	stores.Want(t, store, "k", "after")
 }
 
 // replicated returns the cluster with a replica for each master, when all know.

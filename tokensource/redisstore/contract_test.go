@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
@@ -51,9 +52,9 @@ func oddKeys(t *testing.T, client redis.UniversalClient) {
 	store := &redisstore.Store{Client: client, Prefix: "a%b:"}
 	keys := []string{"a", "{", "}", "{}", "{}a", "}{", "a{b}c", "{a}{b}", "%", "%7B", "{{", "a}b", "k:lock"}
 	for _, key := range keys {
-		put(t, store, key, "of "+key)
+		stores.Put(t, store, key, "of "+key)
 	}
 	for _, key := range keys {
-		want(t, store, key, "of "+key)
+		stores.Want(t, store, key, "of "+key)
 	}
 }

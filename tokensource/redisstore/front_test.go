@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 )
 
 // A front is the address of a server, for clients, replicas, sentinels and
@@ -32,7 +34,7 @@ const forever = time.Duration(math.MaxInt64)
 // newFronted starts a server behind a front.
 func newFronted(t testing.TB, args ...string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(freePort()))
+	l, err := net.Listen("tcp", "127.0.0.1:"+programs.FreePort())
 	if err != nil {
 		t.Fatal(err)
 	}

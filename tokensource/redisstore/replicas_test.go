@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
@@ -50,7 +51,7 @@ func TestLockAndValueAreOnTheReplicaBeforeTheyCount(t *testing.T) {
 	s.front.delay.Store(later(50 * time.Millisecond))
 	ctx, there, store := context.Background(), replica.client(), s.replicated()
 	for range 5 {
-		err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+		err := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 			if there.Exists(ctx, lockName).Val() != 1 {
 				t.Error("the replica has no lock when fn is called")
 			}
@@ -79,7 +80,7 @@ func TestWithoutReplicasFnIsNotCalled(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	update := func() error {
-		return s.replicated().Update(background(t), "k", func([]byte, func([]byte) error) error {
+		return s.replicated().Update(stores.Background(t), "k", func([]byte, func([]byte) error) error {
 			t.Error("fn was called")
 			return nil
 		})
@@ -92,7 +93,7 @@ func TestWithoutReplicasFnIsNotCalled(t *testing.T) {
 func TestSaveThatNoReplicaAcknowledgesIsCalledAgain(t *testing.T) {
 	t.Parallel()
 	s, replica := newReplicated(t)
-	err := s.replicated().Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	err := s.replicated().Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		replica.signal(syscall.SIGSTOP)
 		wantReplicasError(t, save([]byte("one")))
 		replica.signal(syscall.SIGCONT)
@@ -101,7 +102,7 @@ func TestSaveThatNoReplicaAcknowledgesIsCalledAgain(t *testing.T) {
 	if err != nil {
 		t.Errorf("got error %v, want none once the replica is there", err)
 	}
-	want(t, s.store(), "k", "two")
+	stores.Want(t, s.store(), "k", "two")
 }
 
 // Between a failover and the return of the server that failed no replica is attached.
@@ -134,15 +135,15 @@ func TestWithoutReplicasNothingIsExchangedAndAGoodTokenIsKept(t *testing.T) {
 func TestMinReplicasToWriteLosesWhatReplicasDoesNot(t *testing.T) {
 	t.Parallel()
 	s, replica := newReplicated(t, "--min-replicas-to-write", "1")
-	put(t, s.replicated(), "k", "before")
+	stores.Put(t, s.replicated(), "k", "before")
 	s.front.delay.Store(later(forever))
-	put(t, s.store(), "k", "lost")
-	wantReplicasError(t, s.replicated().Update(background(t), "k", discard))
+	stores.Put(t, s.store(), "k", "lost")
+	wantReplicasError(t, s.replicated().Update(stores.Background(t), "k", stores.Discard))
 	s.signal(syscall.SIGKILL)
 	if err := replica.client().ReplicaOf(context.Background(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
-	want(t, replica.store(), "k", "before")
+	stores.Want(t, replica.store(), "k", "before")
 }
 
 // The lock is on the replica when the master dies. The replica becomes the master, and
@@ -168,7 +169,7 @@ func TestReplicasNeedAClientThatCanWaitForThem(t *testing.T) {
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": "127.0.0.1:1"}})
 	defer ring.Close()
 	store := &redisstore.Store{Client: ring, Replicas: 1}
-	_, err := store.Load(background(t), "k")
+	_, err := store.Load(stores.Background(t), "k")
 	if got, want := fmt.Sprint(err), "redisstore: Store.Replicas needs a *redis.Client or a *redis.ClusterClient, Store.Client is a *redis.Ring"; got != want {
 		t.Errorf("got error %q, want %q", got, want)
 	}

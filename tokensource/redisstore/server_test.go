@@ -4,19 +4,15 @@ package redisstore_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 )
 
@@ -24,7 +20,7 @@ import (
 type server struct {
 	t    testing.TB
 	dir  string
-	port int
+	port string
 	args []string
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when cmd has ended
@@ -43,7 +39,7 @@ func (s *server) begin() *server {
 	t := s.t
 	t.Helper()
 	for range 5 { // another may take the port
-		s.port = freePort()
+		s.port = programs.FreePort()
 		if s.start() == nil {
 			return s
 		}
@@ -51,21 +47,6 @@ func (s *server) begin() *server {
 	log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 	t.Fatalf("redis-server does not start: %s", log)
 	return nil
-}
-
-// binary is the path of a program of Redis. Without it, tests are skipped, but
-// not in CI.
-func binary(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
 }
 
 // tempDir is short enough a path, and may still be written to when it is removed.
@@ -78,23 +59,11 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-// freePort is below the ports that the system hands out, so that it is still
-// free when a server starts again. So is the one of a cluster's bus, 10000 above.
-func freePort() int {
-	for {
-		port := 10_000 + rand.IntN(12_000)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
-}
-
 // start starts the server, again if it was stopped, and waits until it answers.
 func (s *server) start() error {
 	s.t.Helper()
 	args := []string{
-		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir, "--save", "",
+		"--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir, "--save", "",
 		"--logfile", filepath.Join(s.dir, "log"), "--repl-diskless-sync-delay", "0",
 	}
 	if s.config != "" {
@@ -104,7 +73,7 @@ func (s *server) start() error {
 		}
 		args = append([]string{file, "--sentinel"}, args...)
 	}
-	s.cmd = exec.Command(binary(s.t, "redis-server"), append(args, s.args...)...)
+	s.cmd = exec.Command(programs.Path(s.t, "redis-server"), append(args, s.args...)...)
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
@@ -132,25 +101,7 @@ func refusesUsers(err error) bool {
 	return redis.HasErrorPrefix(err, "NOAUTH") || redis.HasErrorPrefix(err, "NOPERM")
 }
 
-// poll waits until check succeeds. It fails if the server ends first.
-func (s *server) poll(check func() error) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-s.gone:
-			return errors.New("the server has ended")
-		case <-limit:
-			return fmt.Errorf("not within a minute: %w", err)
-		case <-tick.C:
-		}
-	}
-}
+func (s *server) poll(check func() error) error { return programs.Poll(s.gone, time.Minute, check) }
 
 // eventually waits until check succeeds.
 func (s *server) eventually(check func() error) {
@@ -185,7 +136,7 @@ func (s *server) addr() string {
 	if s.front != nil {
 		return s.front.addr()
 	}
-	return "127.0.0.1:" + strconv.Itoa(s.port)
+	return "127.0.0.1:" + s.port
 }
 
 // client returns a client of its own, as another process would have.

@@ -12,37 +12,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tokentripper/tokentripper/internal/lab/stores"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/redisstore"
 )
 
 // Names in Redis of the key "k".
 const valueName, lockName = "{k}", "{k}:lock"
-
-// background has a deadline, as a context of Stored has.
-func background(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// put saves one value.
-func put(t testing.TB, s tokensource.Store, key, value string) {
-	t.Helper()
-	err := s.Update(background(t), key, func(_ []byte, save func([]byte) error) error { return save([]byte(value)) })
-	if err != nil {
-		t.Fatalf("saving %q: %v", value, err)
-	}
-}
-
-// want checks the value of the key.
-func want(t testing.TB, s tokensource.Store, key, value string) {
-	t.Helper()
-	got, err := s.Load(background(t), key)
-	if err != nil || string(got) != value {
-		t.Errorf("got value %q of %q, error %v; want %q", got, key, err, value)
-	}
-}
 
 func TestLockOutlivesTheContext(t *testing.T) {
 	t.Parallel()
@@ -87,7 +63,7 @@ func TestLostLockSavesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
-			put(t, s.store(), "k", "before")
+			stores.Put(t, s.store(), "k", "before")
 			unsaved(t, s, func() error { return lose(s) })
 		})
 	}
@@ -115,7 +91,7 @@ func TestValueChangedByOthersIsNotOverwritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
-			put(t, s.store(), "k", "before")
+			stores.Put(t, s.store(), "k", "before")
 			unsaved(t, s, func() error { return change(s.client()) })
 		})
 	}
@@ -129,8 +105,8 @@ func TestValuePutBackByOthersIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	store := s.store()
-	put(t, store, "k", "before")
-	err := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	stores.Put(t, store, "k", "before")
+	err := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		if err := save([]byte("one")); err != nil {
 			t.Error(err)
 		}
@@ -140,7 +116,7 @@ func TestValuePutBackByOthersIsNotOverwritten(t *testing.T) {
 	if !errors.Is(err, tokensource.ErrLocked) {
 		t.Errorf("got error %v, want ErrLocked", err)
 	}
-	want(t, store, "k", "before")
+	stores.Want(t, store, "k", "before")
 }
 
 // unsaved checks that a save after disturb replaces nothing, nor what is there
@@ -179,21 +155,21 @@ func TestTTLBeginsWithEachSave(t *testing.T) {
 	s := newServer(t)
 	ctx, client, store := context.Background(), s.client(), s.store()
 	store.TTL = time.Hour
-	put(t, store, "k", "one")
+	stores.Put(t, store, "k", "one")
 	client.PExpire(ctx, valueName, time.Minute)
-	want(t, store, "k", "one")
+	stores.Want(t, store, "k", "one")
 	if ttl := client.PTTL(ctx, valueName).Val(); ttl <= 0 || ttl > time.Minute {
 		t.Errorf("got TTL %v after a load, want what was left", ttl)
 	}
-	put(t, store, "k", "one")
+	stores.Put(t, store, "k", "one")
 	if ttl := client.PTTL(ctx, valueName).Val(); ttl <= time.Minute || ttl > time.Hour {
 		t.Errorf("got TTL %v after a save, want an hour", ttl)
 	}
 	store.TTL = time.Nanosecond
-	put(t, store, "k", "two")
+	stores.Put(t, store, "k", "two")
 	s.awaitExpiry(valueName)
 	store.TTL = 0
-	put(t, store, "k", "three")
+	stores.Put(t, store, "k", "three")
 	if ttl := client.PTTL(ctx, valueName).Val(); ttl != -1 {
 		t.Errorf("got TTL %v without Store.TTL, want none", ttl)
 	}
@@ -206,7 +182,7 @@ func TestStoreThatCannotSaveDoesNotCallFn(t *testing.T) {
 	ctx := context.Background()
 	master := newServer(t)
 	for name, spoil := range map[string]func(*redis.Client) error{
-		"replica":       func(c *redis.Client) error { return c.ReplicaOf(ctx, "127.0.0.1", fmt.Sprint(master.port)).Err() },
+		"replica":       func(c *redis.Client) error { return c.ReplicaOf(ctx, "127.0.0.1", master.port).Err() },
 		"out of memory": func(c *redis.Client) error { return c.ConfigSet(ctx, "maxmemory", "1").Err() },
 		"no replicas":   func(c *redis.Client) error { return c.ConfigSet(ctx, "min-replicas-to-write", "1").Err() },
 		"no password":   func(c *redis.Client) error { return c.ConfigSet(ctx, "requirepass", "secret").Err() },
@@ -217,13 +193,7 @@ func TestStoreThatCannotSaveDoesNotCallFn(t *testing.T) {
 			if err := spoil(s.client()); err != nil {
 				t.Fatal(err)
 			}
-			err := s.store().Update(background(t), "k", func([]byte, func([]byte) error) error {
-				t.Error("fn was called")
-				return nil
-			})
-			if err == nil || errors.Is(err, tokensource.ErrLocked) {
-				t.Errorf("got error %v, want one of the server", err)
-			}
+			stores.WantNoCall(t, s.store(), "k")
 		})
 	}
 }
@@ -231,10 +201,10 @@ func TestStoreThatCannotSaveDoesNotCallFn(t *testing.T) {
 func TestReplicaIsNotRead(t *testing.T) {
 	t.Parallel()
 	s, master := newServer(t), newServer(t)
-	if err := s.client().ReplicaOf(context.Background(), "127.0.0.1", fmt.Sprint(master.port)).Err(); err != nil {
+	if err := s.client().ReplicaOf(context.Background(), "127.0.0.1", master.port).Err(); err != nil {
 		t.Fatal(err)
 	}
-	value, err := s.store().Load(background(t), "k")
+	value, err := s.store().Load(stores.Background(t), "k")
 	if !redis.HasErrorPrefix(err, "READONLY") {
 		t.Errorf("got value %q, error %v; want READONLY", value, err)
 	}
@@ -245,9 +215,9 @@ func TestErrorsHoldNoValue(t *testing.T) {
 	s := newServer(t)
 	client := newClient(t, &redis.Options{Addr: s.addr(), MaxRetries: -1, DialerRetries: 1})
 	store := &redisstore.Store{Client: client}
-	put(t, store, "k", "secret-1")
+	stores.Put(t, store, "k", "secret-1")
 	var saving [2]error
-	updating := store.Update(background(t), "k", func(_ []byte, save func([]byte) error) error {
+	updating := store.Update(stores.Background(t), "k", func(_ []byte, save func([]byte) error) error {
 		s.client().Set(context.Background(), valueName, "secret-2", 0)
 		saving[0] = save([]byte("secret-3"))
 		client.AddHook(hook(ignorant))
@@ -255,8 +225,8 @@ func TestErrorsHoldNoValue(t *testing.T) {
 		s.signal(syscall.SIGKILL)
 		return save([]byte("secret-4"))
 	})
-	_, loading := store.Load(background(t), "k")
-	locking := store.Update(background(t), "k", nil)
+	_, loading := store.Load(stores.Background(t), "k")
+	locking := store.Update(stores.Background(t), "k", nil)
 	for _, err := range []error{saving[0], saving[1], updating, loading, locking} {
 		if err == nil || strings.Contains(err.Error(), "secret") || !strings.HasPrefix(err.Error(), "redisstore: ") {
 			t.Errorf("got error %v, want one of redisstore without a value", err)
@@ -290,14 +260,14 @@ func TestStoreThatIsNotSetUp(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, &redis.Options{Addr: "127.0.0.1:1"})
 	for _, store := range []*redisstore.Store{{}, {Client: client, Prefix: "{a}"}} {
-		if _, err := store.Load(background(t), "k"); err == nil {
+		if _, err := store.Load(stores.Background(t), "k"); err == nil {
 			t.Errorf("%+v: Load: got no error", store)
 		}
-		if err := store.Update(background(t), "k", nil); err == nil {
+		if err := store.Update(stores.Background(t), "k", nil); err == nil {
 			t.Errorf("%+v: Update: got no error", store)
 		}
 	}
-	if _, err := (&redisstore.Store{Client: client}).Load(background(t), ""); err == nil {
+	if _, err := (&redisstore.Store{Client: client}).Load(stores.Background(t), ""); err == nil {
 		t.Error("empty key: got no error")
 	}
 }

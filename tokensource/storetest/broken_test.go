@@ -34,7 +34,7 @@ var brokenStores = map[string]struct {
 	"empties the value on an error":      {emptiesOnError, []string{"an error of fn leaves the value"}},
 	"saves when fn has returned":         {savesAtTheEnd, []string{"a saved value is visible at once"}},
 	"undoes saves on an error":           {undoes, []string{"what was saved before an error stays"}},
-	"saves once only":                    {savesOnce, []string{"fn saves more than once"}},
+	"saves once only":                    {savesFirst(tokensource.ErrLocked), []string{"fn saves more than once"}},
 	"keeps the lock after an error":      {keepsLock, []string{"an error of fn comes back and frees the lock"}},
 	"keeps the lock after a panic":       {keepsLock, []string{"a panic of fn frees the lock", "runtime.Goexit in fn frees the lock"}},
 	"hides the error of fn":              {hidesErrors, []string{"an error of fn comes back and frees the lock"}},
@@ -49,7 +49,7 @@ var brokenStores = map[string]struct {
 	"shortens keys":                      {mapsKeys(func(k string) string { return k[:min(len(k), 250)] }), []string{"keys are independent"}},
 	"remembers what it has loaded":       {remembers, []string{"a saved value is visible at once"}},
 	"goes on after the context's end":    {ignoresContext, []string{"a context that has ended calls nothing"}},
-	"loses values that are overwritten":  {losesSecond, []string{"fn saves more than once"}},
+	"loses values that are overwritten":  {savesFirst(nil), []string{"fn saves more than once"}},
 }
 
 const brokenEnv = "STORETEST_BROKEN"
@@ -211,30 +211,20 @@ func undoes(p *place) tokensource.Store {
 	})
 }
 
-func savesOnce(p *place) tokensource.Store {
-	return withSave(p, func(fn fnFunc, value []byte, save saveFunc) error {
-		saved := false
-		return fn(value, func(value []byte) error {
-			if saved {
-				return tokensource.ErrLocked
-			}
-			saved = true
-			return save(value)
+// savesFirst saves the first value; further saves return then.
+func savesFirst(then error) func(p *place) tokensource.Store {
+	return func(p *place) tokensource.Store {
+		return withSave(p, func(fn fnFunc, value []byte, save saveFunc) error {
+			saved := false
+			return fn(value, func(value []byte) error {
+				if saved {
+					return then
+				}
+				saved = true
+				return save(value)
+			})
 		})
-	})
-}
-
-func losesSecond(p *place) tokensource.Store {
-	return withSave(p, func(fn fnFunc, value []byte, save saveFunc) error {
-		saved := false
-		return fn(value, func(value []byte) error {
-			if saved {
-				return nil
-			}
-			saved = true
-			return save(value)
-		})
-	})
+	}
 }
 
 func keepsLock(p *place) tokensource.Store {

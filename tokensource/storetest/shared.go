@@ -191,11 +191,16 @@ func callerLeft(t *testing.T, place func() opener) {
 	source.want(t, 1)
 }
 
+// twoWithAToken are two processes that share the first token.
+func twoWithAToken(t *testing.T, source *issuer, open opener) (one, other *tokensource.Stored, old *tokensource.Token) {
+	one, other = stored(source, open()), stored(source, open())
+	wantToken(t, one, nil, 1)
+	return one, other, get(t, other, nil)
+}
+
 func login(t *testing.T, place func() opener) {
 	open, source := place(), new(issuer)
-	one, other := stored(source, open()), stored(source, open())
-	wantToken(t, one, nil, 1)
-	old := get(t, other, nil)
+	one, other, old := twoWithAToken(t, source, open)
 	if err := one.Set(bounded(t), token(100)); err != nil {
 		t.Fatalf("Set: got error %v", err)
 	}
@@ -206,9 +211,7 @@ func login(t *testing.T, place func() opener) {
 
 func logout(t *testing.T, place func() opener) {
 	open, source := place(), new(issuer)
-	one, other := stored(source, open()), stored(source, open())
-	wantToken(t, one, nil, 1)
-	old := get(t, other, nil)
+	one, other, old := twoWithAToken(t, source, open)
 	if err := one.Forget(bounded(t)); err != nil {
 		t.Fatalf("Forget: got error %v", err)
 	}
@@ -219,9 +222,7 @@ func logout(t *testing.T, place func() opener) {
 
 func refusedForAll(t *testing.T, place func() opener) {
 	open, source := place(), new(issuer)
-	one, other := stored(source, open()), stored(source, open())
-	wantToken(t, one, nil, 1)
-	old := get(t, other, nil)
+	one, other, old := twoWithAToken(t, source, open)
 	source.err = tokensource.ErrReauthenticate
 	wantError(t, one, old, tokensource.ErrReauthenticate)
 	source.err = nil // whoever asks it now would get a token

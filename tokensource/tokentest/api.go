@@ -16,12 +16,6 @@ func (s *Server) APIURL() string { return s.URL + "/api" }
 // LegacyURL is the same API behind [Server.ProtectForbidden].
 func (s *Server) LegacyURL() string { return s.URL + "/legacy" }
 
-type digestAnswer struct {
-	SHA256 string `json:"sha256"`
-	Length int64  `json:"length"`
-	Method string `json:"method"`
-}
-
 func digest(w http.ResponseWriter, r *http.Request) {
 	hash := sha256.New()
 	length, err := io.Copy(hash, r.Body)
@@ -29,5 +23,5 @@ func digest(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the body broke off: the client is gone
 	}
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(digestAnswer{hex.EncodeToString(hash.Sum(nil)), length, r.Method})
+	json.NewEncoder(w).Encode(map[string]any{"sha256": hex.EncodeToString(hash.Sum(nil)), "length": length, "method": r.Method})
 }

@@ -3,17 +3,16 @@ package proxies_test
 import (
 	"bytes"
 	"cmp"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"text/template"
-	"time"
+
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 )
 
 // A server is a program under test.
@@ -58,12 +57,7 @@ type site struct {
 // address returns a free address for a name, the same each time.
 func (s *site) address(name string) string {
 	if s.addrs[name] == "" {
-		listener, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		defer listener.Close()
-		s.addrs[name] = listener.Addr().String()
+		s.addrs[name] = "127.0.0.1:" + programs.FreePort()
 	}
 	return s.addrs[name]
 }
@@ -101,40 +95,27 @@ func (s server) start(t *testing.T, api string) *site {
 	for i, arg := range s.command[1:] {
 		args[i] = at.fill(arg)
 	}
-	ended := run(t, exec.Command(program, args...))
-	for name, addr := range at.addrs {
-		await(t, name, addr, ended)
+	ended := programs.Run(t, exec.Command(program, args...))
+	for _, addr := range at.addrs {
+		programs.Await(t, addr, ended)
 	}
 	return at
 }
 
 // program returns the path of the program, or skips the test.
 func (s server) program(t *testing.T) string {
-	path := find(s.command[0])
-	if path == "" && s.needed && os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed", s.command[0])
-	}
-	if path == "" {
+	path := programs.Find(s.command[0])
+	if path == "" && !s.needed {
 		t.Skipf("%s is not installed", s.command[0])
 	}
-	return path
-}
-
-// find returns the path of a program, which only root may have in its PATH.
-func find(name string) string {
-	for _, dir := range []string{"", "/usr/sbin", "/usr/local/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path
-		}
-	}
-	return ""
+	return programs.Path(t, s.command[0])
 }
 
 var number = regexp.MustCompile(`\d+(\.\d+)+`)
 
 // installed returns the version of the server.
 func (s server) installed(t *testing.T) string {
-	out, _ := exec.Command(find(s.version[0]), s.version[1:]...).CombinedOutput() // some exit with 1
+	out, _ := exec.Command(programs.Find(s.version[0]), s.version[1:]...).CombinedOutput() // some exit with 1
 	return cmp.Or(number.FindString(string(out)), "unknown")
 }
 
@@ -147,53 +128,6 @@ func username(t *testing.T) string {
 		return "nobody"
 	}
 	return u.Username
-}
-
-// run starts a program, and ends it with the test. What it returns is closed
-// when the program has ended.
-func run(t *testing.T, cmd *exec.Cmd) (ended chan struct{}) {
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended = make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
-			cmd.Process.Kill()
-			<-ended
-		}
-		log.Close()
-		if text, _ := os.ReadFile(log.Name()); t.Failed() && len(text) > 0 {
-			t.Logf("%s printed:\n%s", cmd.Path, text[max(0, len(text)-4*kib):])
-		}
-	})
-	return ended
-}
-
-// await waits until there is somebody at the address.
-func await(t *testing.T, name, addr string, ended chan struct{}) {
-	for end := time.After(30 * time.Second); ; {
-		conn, err := net.DialTimeout("tcp", addr, time.Second)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		select {
-		case <-ended:
-			t.Fatalf("the program has ended")
-		case <-end:
-			t.Fatalf("%s: %v", name, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 func writeFile(t *testing.T, name, text string) {

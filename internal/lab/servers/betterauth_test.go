@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
 func startBetterAuth(t *testing.T) *site {
-	node, dir, port := program(t, "node"), install(t, "better-auth"), freePort(t)
+	node, dir, port := program(t, "node"), install(t, "better-auth"), programs.FreePort()
 	cmd := exec.Command(node, "server.js", port)
 	cmd.Dir = dir
 	run(t, port, cmd)
@@ -27,11 +28,6 @@ func startBetterAuth(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	endpoint := tokensource.Endpoint{Issuer: &tokensource.Issuer{URL: base}, ClientID: client.ID, ClientSecret: client.Secret}
-	revoke := func(token string) {
-		request(t, "POST", base+"/oauth2/revoke", url.Values{"token": {token}}, func(req *http.Request) {
-			req.SetBasicAuth(client.ID, client.Secret)
-		}).Body.Close()
-	}
 	return &site{
 		version: npmVersion(t, dir, "better-auth"),
 		source:  tokensource.RefreshToken{Endpoint: endpoint},
@@ -46,9 +42,7 @@ func startBetterAuth(t *testing.T) *site {
 				return base + "/oauth2/authorize?" + at.RawQuery
 			})
 		},
-		api:     base + "/oauth2/userinfo",
-		revoke:  func(_ *testing.T, access string) { revoke(access) },
-		rfc7009: revoke,
-		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },
+		api:    base + "/oauth2/userinfo",
+		revoke: revokes(t, base+"/oauth2/revoke", endpoint),
 	}
 }

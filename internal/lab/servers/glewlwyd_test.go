@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
@@ -28,7 +29,7 @@ const glewlwydDatabase = `import gzip, sqlite3, sys
 sqlite3.connect(sys.argv[1]).executescript(gzip.open("/usr/share/doc/glewlwyd/database/init.sqlite3.sql.gz", "rt").read())`
 
 func startGlewlwyd(t *testing.T) *site {
-	path, dir, port := program(t, "glewlwyd"), t.TempDir(), freePort(t)
+	path, dir, port := program(t, "glewlwyd"), t.TempDir(), programs.FreePort()
 	if out, err := exec.Command(program(t, "python3"), "-c", glewlwydDatabase, filepath.Join(dir, "db")).CombinedOutput(); err != nil {
 		t.Fatalf("the database: %v\n%s", err, out)
 	}
@@ -73,11 +74,9 @@ func startGlewlwyd(t *testing.T) *site {
 				return refusal.StatusCode == http.StatusBadRequest && refusal.Code == "" && refusal.Err == nil
 			},
 		},
-		login:   login,
-		api:     base + "/glwd/profile/",
-		revoke:  func(_ *testing.T, access string) { revoke(access) },
-		rfc7009: revoke,
-		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },
+		login:  login,
+		api:    base + "/glwd/profile/",
+		revoke: revoke,
 	}
 }
 

@@ -5,29 +5,24 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
 func startHydra(t *testing.T) *site {
-	path, public, private := build(t, "hydra", "github.com/ory/hydra/v2", "-tags", "sqlite"), freePort(t), freePort(t)
+	path, public, private := build(t, "hydra", "github.com/ory/hydra/v2", "-tags", "sqlite"), programs.FreePort(), programs.FreePort()
 	base, admin := "http://127.0.0.1:"+public, "http://127.0.0.1:"+private+"/admin"
 	cmd := exec.Command(path, "serve", "all", "--dev", "--sqa-opt-out")
 	cmd.Env = append(os.Environ(), "DSN=memory", "TTL_ACCESS_TOKEN=3s", "SECRETS_SYSTEM=a secret of the suite", "LOG_LEVEL=error",
 		"URLS_SELF_ISSUER="+base, "URLS_LOGIN="+base+"/login", "URLS_CONSENT="+base+"/consent",
 		"SERVE_PUBLIC_HOST=127.0.0.1", "SERVE_PUBLIC_PORT="+public, "SERVE_ADMIN_HOST=127.0.0.1", "SERVE_ADMIN_PORT="+private)
 	run(t, private, cmd)
-	await(t, public, nil)
+	programs.Await(t, "127.0.0.1:"+public, nil)
 	endpoint := tokensource.Endpoint{Issuer: &tokensource.Issuer{URL: base}, ClientID: "app", ClientSecret: "a secret of the suite"}
 	ask(t, "POST", admin+"/clients", `{"client_id": "app", "client_secret": "a secret of the suite", "redirect_uris": ["`+callback+`"],
 		"grant_types": ["authorization_code", "refresh_token"], "scope": "openid offline_access"}`).Body.Close()
-	revoke := func(token string) {
-		request(t, "POST", base+"/oauth2/revoke", url.Values{"token": {token}}, func(req *http.Request) {
-			req.SetBasicAuth("app", url.QueryEscape(endpoint.ClientSecret))
-		}).Body.Close()
-	}
 	return &site{
 		version: goVersion(t, path, "github.com/ory/hydra/v2"),
 		source:  tokensource.RefreshToken{Endpoint: endpoint},
@@ -44,24 +39,9 @@ func startHydra(t *testing.T) *site {
 			})
 		},
 		api: base + "/userinfo",
-		revoke: func(t *testing.T, _ string) { // all of the client's
+		alone: func(string) { // all of the client's
 			request(t, "DELETE", admin+"/oauth2/tokens?client_id=app", nil, nil).Body.Close()
 		},
-		rfc7009: revoke,
-		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },
+		revoke: revokes(t, base+"/oauth2/revoke", endpoint),
 	}
-}
-
-// ask sends JSON, and returns the answer whatever its status.
-func ask(t *testing.T, method, url, text string) *http.Response {
-	req, err := http.NewRequest(method, url, strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp
 }

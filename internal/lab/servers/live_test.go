@@ -53,8 +53,8 @@ func (at *site) live(t *testing.T, key crypto.Signer) {
 		t.Fatal(err)
 	}
 	before := sent.of(login.RefreshToken) // while it was good: not every server rotates
-	at.end(t, login)
-	at.revoke(t, login.AccessToken)
+	at.revoke(login.RefreshToken)
+	at.spoil(login.AccessToken)
 	took := ended(t, client, at.api)
 	dead := sent.of(login.RefreshToken) - before
 	t.Logf("after the end of the login all callers had ErrReauthenticate in %v, after %d token requests with the dead token",
@@ -90,7 +90,7 @@ func (at *site) use(t *testing.T, client *http.Client, cache *tokensource.Cache)
 						t.Error(err)
 						return
 					}
-					at.revoke(t, token.AccessToken)
+					at.spoil(token.AccessToken)
 				}
 				time.Sleep(1500 * time.Millisecond) // real servers have real clocks
 			}

@@ -32,13 +32,12 @@ type server struct {
 // A site is a running server, as a client of it sees it.
 type site struct {
 	version string
-	source  tokensource.RefreshToken                     // as docs/servers.md has it
-	login   func(*testing.T) *tokensource.Token          // a new login
-	api     string                                       // a resource of the server's
-	refused func(*http.Response) bool                    // its refusals, if Auth needs to be told
-	revoke  func(t *testing.T, access string)            // the access token alone
-	rfc7009 func(access string)                          // the same at the server's revocation endpoint, if it has one
-	end     func(t *testing.T, login *tokensource.Token) // the login
+	source  tokensource.RefreshToken            // as docs/servers.md has it
+	login   func(*testing.T) *tokensource.Token // a new login
+	api     string                              // a resource of the server's
+	refused func(*http.Response) bool           // its refusals, if Auth needs to be told
+	revoke  func(token string)                  // at the server's revocation endpoint
+	alone   func(access string)                 // revokes an access token and no login, if revoke does not
 }
 
 func chosen(t *testing.T) (some []server) {
@@ -95,7 +94,7 @@ func (at *site) observe(t *testing.T) string {
 		lifetime = "yes"
 	}
 	over := at.refresh(t, at.login(t))
-	at.end(t, over)
+	at.revoke(over.RefreshToken)
 	_, err := at.source.Token(context.Background(), over)
 	return fmt.Sprintf("%s | %s | %s | %s; %s | %s | %s | %s",
 		refusal(err), at.stranger(t), at.outlived(t), rotates, again, lifetime, at.revoked(t), at.bound(t))
@@ -114,11 +113,20 @@ func (at *site) outlived(t *testing.T) string {
 	if resp := at.ask(t, token); resp.StatusCode != http.StatusOK {
 		t.Errorf("a good token: %s", said(resp))
 	}
-	at.revoke(t, token.AccessToken)
+	at.spoil(token.AccessToken)
 	if revoked := said(at.ask(t, token)); revoked != expired {
 		return fmt.Sprintf("%s; revoked: %s", expired, revoked)
 	}
 	return expired
+}
+
+// spoil revokes an access token, and leaves its login.
+func (at *site) spoil(access string) {
+	if at.alone != nil {
+		at.alone(access)
+	} else {
+		at.revoke(access)
+	}
 }
 
 // ask uses the API with a token, whatever its answer.
@@ -161,11 +169,8 @@ func (at *site) stranger(t *testing.T) string {
 
 // revoked says what the revocation of an access token does to its login.
 func (at *site) revoked(t *testing.T) string {
-	if at.rfc7009 == nil {
-		return "–"
-	}
 	token := at.refresh(t, at.login(t))
-	at.rfc7009(token.AccessToken)
+	at.revoke(token.AccessToken)
 	if _, err := at.source.Token(t.Context(), token); err != nil {
 		return "ends the login"
 	}

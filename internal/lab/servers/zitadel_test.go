@@ -7,20 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokentripper/tokentripper/internal/lab/programs"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
 
 func startZitadel(t *testing.T) *site {
-	path, port := build(t, "zitadel", "."), freePort(t)
+	path, port := build(t, "zitadel", "."), programs.FreePort()
 	run(t, port, exec.Command(path, port))
 	base := "http://127.0.0.1:" + port
 	endpoint := tokensource.Endpoint{Issuer: &tokensource.Issuer{URL: base}, ClientID: "app", ClientSecret: "a secret of the suite"}
-	revoke := func(token string) {
-		request(t, "POST", base+"/revoke", url.Values{"token": {token}}, func(req *http.Request) {
-			req.SetBasicAuth("app", url.QueryEscape(endpoint.ClientSecret))
-		}).Body.Close()
-	}
 	return &site{
 		version: goVersion(t, path, "github.com/zitadel/oidc/v3"),
 		source:  tokensource.RefreshToken{Endpoint: endpoint},
@@ -41,8 +37,6 @@ func startZitadel(t *testing.T) *site {
 		},
 		api:     base + "/userinfo",
 		refused: transport.UnauthorizedOrForbidden,
-		revoke:  func(_ *testing.T, access string) { revoke(access) },
-		rfc7009: revoke,
-		end:     func(_ *testing.T, login *tokensource.Token) { revoke(login.RefreshToken) },
+		revoke:  revokes(t, base+"/revoke", endpoint),
 	}
 }
