@@ -98,11 +98,16 @@ func (c *Cache) adopt(token *Token, refused bool, began, now time.Time) {
 
 // fail remembers a failure; c.mu is held.
 func (c *Cache) fail(err error, began, now time.Time) {
-	if _, ok := c.Source.(setter); !ok && needsLogin(err) {
+	_, told := c.Source.(setter)
+	if needsLogin(err) && !told {
 		c.setRow(endedRow(err))
 		return
 	}
-	c.rest(err, demanded(err), longestDemand, began, now)
+	most := longestDemand
+	if _, keeps := c.Source.(keeper); keeps && needsLogin(err) { // the login may take place in another process
+		most = nextLook(now).Sub(now)
+	}
+	c.rest(err, demanded(err), most, began, now)
 }
 
 // demanded draws the pause that a server's Retry-After demands: longer by up to a

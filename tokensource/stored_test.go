@@ -444,6 +444,27 @@ func TestADeadRefreshTokenIsToldToAllAndALoginHealsAll(t *testing.T) {
 	})
 }
 
+func TestALoginReachesTheOthersWithin30SecondsHoweverLongTheyHaveWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), new(family)
+		a, b := newProcess(store, server), newProcess(store, server)
+		if err := a.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
+			if _, err := b.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Fatalf("got %v, want ErrReauthenticate", err)
+			}
+		}
+		if err := a.Set(t.Context(), &Token{AccessToken: "login"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		got, err := b.Token(t.Context(), nil)
+		wantToken(t, got, err, "login")
+	})
+}
+
 func TestALogoutIsToldToAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(storetest.Memory), &family{life: time.Minute}
