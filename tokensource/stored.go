@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/clock"
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
@@ -88,8 +89,9 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 		return nil, err
 	}
 	var token *Token
+	var tried time.Time // to get the lock
 	err = s.retry(ctx, func() (err error) {
-		token, err = s.look(ctx, key, old)
+		token, err = s.look(ctx, key, old, &tried)
 		return err
 	})
 	failed, ofSource := err.(asked)
@@ -109,8 +111,9 @@ type asked struct{ error }
 // errEnded says what the Store tells to all processes.
 var errEnded = fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
 
-// look returns what the Store has, if that will do, or locks it and obtains a token.
-func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, error) {
+// look returns what the Store has, if that will do, or locks it and obtains a token. As
+// long as another process has the lock, it tries to get it once a second only.
+func (s *Stored) look(ctx context.Context, key string, old *Token, tried *time.Time) (*Token, error) {
 	value, err := s.load(ctx, key)
 	if err != nil {
 		return nil, err
@@ -125,6 +128,11 @@ func (s *Stored) look(ctx context.Context, key string, old *Token) (*Token, erro
 	case relogin:
 		return nil, errEnded
 	}
+	now := time.Now()
+	if !clock.Passed(now, tried.Add(longestWait)) {
+		return nil, ErrLocked
+	}
+	*tried = now
 	var token *Token
 	err = s.lock(ctx, key, s.timeout()+saveTime, func(t turn) (err error) {
 		token, err = s.obtain(t, old)
@@ -176,7 +184,7 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 // knows to be newer, as where the store was emptied. It asks Source for nothing. A [Cache] over Stored
 // calls it every 20 to 30 s while it serves a good token.
 //
-// It takes 10 s at most. The error is a [StoreError], or ctx's; what is not saved then is
+// It takes 20 s at most. The error is a [StoreError], or ctx's; what is not saved then is
 // saved with the next call.
 func (s *Stored) Look(ctx context.Context) error {
 	key, err := s.key()
@@ -190,7 +198,7 @@ func (s *Stored) Look(ctx context.Context) error {
 	if newest, err := s.learn(key, value, false); err != nil || newest.Outcome == lineage.Saved {
 		return err
 	}
-	return s.flush(ctx, key, storeTime)
+	return s.flush(ctx, key, saveTime)
 }
 
 // without answers while the Store is away, which err says.

@@ -138,6 +138,39 @@ func TestProcessesThatStartTogetherShareOneExchange(t *testing.T) {
 	})
 }
 
+// A countingStore counts what is asked of it.
+type countingStore struct {
+	storetest.Memory
+	calls atomic.Int32
+}
+
+func (c *countingStore) Load(ctx context.Context, key string) ([]byte, error) {
+	c.calls.Add(1)
+	return c.Memory.Load(ctx, key)
+}
+
+func (c *countingStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	c.calls.Add(1)
+	return c.Memory.Update(ctx, key, fn)
+}
+
+func TestProcessesThatWaitForAnExchangeCallTheStoreFourTimesASecondAtMost(t *testing.T) {
+	const processes = 1000
+	for _, exchange := range []time.Duration{3 * time.Second, 9 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			store, server := new(countingStore), &family{delay: exchange}
+			all(processes, func(int) error {
+				got, err := newProcess(store, server).stored.Token(t.Context(), nil)
+				wantToken(t, got, err, "access-1")
+				return nil
+			})
+			if got, most := int(store.calls.Load()), processes*4*int(exchange/time.Second); got > most {
+				t.Errorf("%d calls within %v, want %d at most", got, exchange, most)
+			}
+		})
+	}
+}
+
 func TestOneEarlyRefreshServesAllProcesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(storetest.Memory), &family{delay: 100 * time.Millisecond, life: time.Hour}

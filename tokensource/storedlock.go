@@ -12,7 +12,7 @@ import (
 
 // Bounds of waiting for a lock and for a store that does not save.
 const (
-	firstWait   = 25 * time.Millisecond
+	firstWait   = 50 * time.Millisecond
 	longestWait = time.Second
 )
 
