@@ -144,7 +144,7 @@ func TestAWaiterLooksAgainAfterMoreAndMoreTimeUpToASecond(t *testing.T) {
 			p.stored.Token(ctx, nil)
 			return nil
 		})
-		most := 25 * time.Millisecond
+		most := 50 * time.Millisecond
 		for i, at := range store.loads[1:] {
 			if gap := at.Sub(store.loads[i]); gap < most/2 || gap > most {
 				t.Errorf("look %d came after %v, want %v to %v", i+1, gap, most/2, most)
