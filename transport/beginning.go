@@ -78,7 +78,7 @@ func newBeginning(resp *http.Response) *beginning {
 // settled returns a response that nothing changes but what the caller does with it.
 func settled(resp *http.Response) *http.Response {
 	b, ok := resp.Body.(*beginning)
-	if !ok || resp != b.from || b.ended() {
+	if !ok || resp != b.from {
 		return resp
 	}
 	return &b.copy
@@ -89,13 +89,11 @@ func (b *beginning) wait(ctx context.Context) {
 	timer := time.NewTimer(beginWithin)
 	defer timer.Stop()
 	select {
+	case <-b.begun:
 	case <-b.done:
-		return
+	case <-ctx.Done():
 	case <-timer.C:
 		return
-	case <-ctx.Done():
-		return
-	case <-b.begun:
 	}
 	timer.Reset(endWithin)
 	select {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,8 +186,32 @@ func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 			if string(got) != sent || err != io.ErrUnexpectedEOF {
 				t.Errorf("%s: got %q and %v, want all and the error", name, got, err)
 			}
+			if resp.StatusCode != 200 || resp.Header.Get("Content-Type") == "" {
+				t.Errorf("%s: got status %d and the header %v, want the server's", name, resp.StatusCode, resp.Header)
+			}
 		})
 	}
+}
+
+func TestNothingIsReadAheadOnceARuleHasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		var sent atomic.Int32
+		go func() {
+			for range 10 {
+				time.Sleep(20 * time.Millisecond)
+				w.Write([]byte("["))
+				sent.Add(1)
+			}
+		}()
+		resp := answerOf(t, r)
+		before := sent.Load()
+		time.Sleep(time.Minute)
+		if got := sent.Load() - before; got > 1 {
+			t.Errorf("%d pieces were read after that, want at most the one that was waited for", got)
+		}
+		io.Copy(io.Discard, io.LimitReader(resp.Body, 10))
+	})
 }
 
 // answerOf is the answer with a body of JSON, through an Auth.
@@ -377,6 +402,20 @@ func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
 	}
 }
 
+// As a layer may that looks into bodies, too, and changes what it returns.
+func TestAResponseThatWasCopiedBelowComesAsItIs(t *testing.T) {
+	resp, err := lenient(roundTrip(func(*http.Request) (*http.Response, error) {
+		resp := jsonAnswer(200, `{"ok":true}`)
+		transport.PeekJSON(resp)
+		changed := *resp
+		changed.StatusCode = 203
+		return &changed, nil
+	})).RoundTrip(postBody(t, "https://api.example", nil))
+	if err != nil || resp.StatusCode != 203 {
+		t.Errorf("got %v and %v, want the layer's 203", resp, err)
+	}
+}
+
 func TestTheContextEndsTheWaitForABeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -453,6 +492,10 @@ func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
 			t.Fatal(err)
 		}
 		close(goOn)
+		synctest.Wait()
+		if len(resp.Trailer) > 0 {
+			t.Errorf("got the trailers %v before the body was read, want none", resp.Trailer)
+		}
 		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.Trailer.Get("X-Sum") != "sum" {
 			t.Errorf("got %v and the trailers %v, want the error and the sum", err, resp.Trailer)
 		}

@@ -205,33 +205,36 @@ func TestATokenThatWasInUseForMinutesIsReplacedAtOnce(t *testing.T) {
 			cache.Set(t.Context(), next)
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			tokens := new(issuer)
-			cache := &tokensource.Cache{Source: tokens}
-			base := &gated{&api{likes: tokens.good}, make(chan struct{})}
-			auth := &transport.Auth{Source: cache, Base: base}
-			ok(t, auth)
-			status := make(chan int, 1)
-			go func() { status <- asks(t, auth, "https://api.example.com/slow") }()
-			synctest.Wait()
-			second(t, tokens, cache, auth)
-			for range 10 {
-				time.Sleep(time.Minute)
-				if err := ok(t, auth); err != nil {
-					t.Errorf("%s: %v", how, err)
+		for _, peeks := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				tokens := new(issuer)
+				cache := &tokensource.Cache{Source: tokens}
+				source := map[bool]tokensource.Source{true: cache, false: tokensource.Func(cache.Token)}[peeks]
+				base := &gated{&api{likes: tokens.good}, make(chan struct{})}
+				auth := &transport.Auth{Source: source, Base: base}
+				ok(t, auth)
+				status := make(chan int, 1)
+				go func() { status <- asks(t, auth, "https://api.example.com/slow") }()
+				synctest.Wait()
+				second(t, tokens, cache, auth)
+				for range 10 {
+					time.Sleep(time.Minute)
+					if err := ok(t, auth); err != nil {
+						t.Errorf("%s, Peek %t: %v", how, peeks, err)
+					}
 				}
-			}
-			tokens.revoke()
-			base.gate <- struct{}{} // the refusal of token-1
-			synctest.Wait()
-			base.gate <- struct{}{} // and of token-2, which was there already
-			if got := <-status; got != 401 {
-				t.Errorf("%s: the held request got status %d, want 401 after two attempts", how, got)
-			}
-			if err := ok(t, auth); err != nil {
-				t.Errorf("%s: the next request got %v, want a refresh and 200", how, err)
-			}
-		})
+				tokens.revoke()
+				base.gate <- struct{}{} // the refusal of token-1
+				synctest.Wait()
+				base.gate <- struct{}{} // and of token-2, which was there already
+				if got := <-status; got != 401 {
+					t.Errorf("%s, Peek %t: the held request got status %d, want 401 after two attempts", how, peeks, got)
+				}
+				if err := ok(t, auth); err != nil {
+					t.Errorf("%s, Peek %t: the next request got %v, want a refresh and 200", how, peeks, err)
+				}
+			})
+		}
 	}
 }
 
@@ -372,6 +375,186 @@ func TestASourceThatRepeatsItsFirstTokenIsGuardedToo(t *testing.T) {
 		}
 		if got := refreshes.Load(); got > 6 {
 			t.Errorf("%d refreshes in 10 s, want at most 6", got)
+		}
+	})
+}
+
+// The first answer to a token that came by no refusal says nothing, for a login may be revoked at once.
+func TestATokenThatNoRefusalCausedBeginsNoRow(t *testing.T) {
+	for _, status := range []int{401, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &servers{issuer: new(issuer)}
+			cache := &tokensource.Cache{Source: s.issuer}
+			answers := []int{401, 200, 401, status} // the first two to a refusal that is cured: so the guard watches
+			auth := &transport.Auth{Source: cache, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if len(answers) == 0 {
+					return s.RoundTrip(req)
+				}
+				if len(answers) == 2 { // a login, while the request is on its way
+					next, _ := s.Token(req.Context(), nil)
+					cache.Set(req.Context(), next)
+				}
+				answer := answers[0]
+				answers = answers[1:]
+				return bodyAnswer(answer, http.NoBody), nil
+			})}
+			asks(t, auth, "https://api.example/")
+			if got := asks(t, auth, "https://api.example/new"); got != status {
+				t.Fatalf("got status %d, want that of the second attempt, %d", got, status)
+			}
+			s.revoke()
+			if got := asks(t, auth, "https://api.example/new"); got != 200 {
+				t.Errorf("after a %d and a revocation: got status %d, want a refresh and 200", status, got)
+			}
+		})
+	}
+}
+
+func TestANewTokenIsGoodOnceItIsAcceptedAnywhereThoughItsFirstAnswerWasAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		broken := true
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := s.RoundTrip(req)
+			if resp.StatusCode == 200 && req.URL.Path == "/broken" && broken {
+				resp.StatusCode = 503
+			}
+			return resp, err
+		})}
+		s.dead.Store(1)
+		if got := asks(t, auth, "https://api.example/broken"); got != 503 {
+			t.Fatalf("got status %d, want 503 with token-2", got)
+		}
+		asks(t, auth, "https://api.example/")
+		s.revoke()
+		broken = false
+		if got := asks(t, auth, "https://api.example/broken"); got != 200 {
+			t.Errorf("after a revocation: got status %d, want a refresh and 200", got)
+		}
+	})
+}
+
+// An API refuses everything for a while, so that its row is long, and then is well.
+func TestARefusalThatIsCuredMakesItsOriginTrustedAgain(t *testing.T) {
+	for how, path := range map[string]string{"the same again": "/", "another path, after 2 s": "/other", "a login": "/"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &servers{issuer: new(issuer)}
+			cache := &tokensource.Cache{Source: s.issuer}
+			auth := &transport.Auth{Source: cache, Base: s}
+			s.dead.Store(1 << 20)
+			for began := time.Now(); time.Since(began) < 25*time.Second; time.Sleep(time.Second) {
+				asks(t, auth, "https://api.example/")
+			}
+			s.revoke()
+			time.Sleep(10 * time.Second)
+			if got := asks(t, auth, "https://api.example/"); got != 200 {
+				t.Fatalf("got status %d, want a refresh after half a minute and 200", got)
+			}
+			switch how {
+			case "another path, after 2 s":
+				time.Sleep(2 * time.Second)
+			case "a login":
+				next, _ := s.Token(t.Context(), nil)
+				cache.Set(t.Context(), next)
+				asks(t, auth, "https://api.example/")
+			}
+			s.revoke()
+			if got := asks(t, auth, "https://api.example"+path); got != 200 {
+				t.Errorf("%s: got status %d after a revocation, want a refresh and 200", how, got)
+			}
+		})
+	}
+}
+
+// Each login brings a token that is young, and that the API refuses, too.
+func TestLoginsDuringARowCauseNoRefreshes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := new(issuer)
+		cache := &tokensource.Cache{Source: tokens}
+		auth := &transport.Auth{Source: cache, Base: &api{likes: refuseAll}}
+		get(t, auth)
+		for i := range 10 {
+			cache.Set(t.Context(), &tokensource.Token{AccessToken: fmt.Sprint("login-", i)})
+			get(t, auth)
+		}
+		if got := tokens.issued.Load(); got != 2 {
+			t.Errorf("%d token requests, want 2: the logins' tokens are too young", got)
+		}
+	})
+}
+
+// expiring gives tokens that expire after a second, which a request for /slow takes, once.
+func expiring(s *servers) (auth *transport.Auth) {
+	var slow sync.Once
+	return &transport.Auth{
+		Source: &tokensource.Cache{Source: tokensource.Func(func(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+			token, err := s.Token(ctx, old)
+			token.Expiry = time.Now().Add(time.Second)
+			return token, err
+		})},
+		Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path == "/slow" {
+				slow.Do(func() { time.Sleep(time.Second) })
+				s.revoke()
+			}
+			return s.RoundTrip(req)
+		}),
+	}
+}
+
+// A token that expires while a request is on its way is due anyway, whatever the guard would say of its refusal.
+func TestATokenThatExpiresOnItsWayIsReplacedBesideARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		auth := expiring(s)
+		asks(t, auth, "https://bad.example/")
+		before := s.issued.Load()
+		asks(t, auth, "https://api.example/slow")
+		if got := s.issued.Load() - before; got != 1 {
+			t.Errorf("%d refreshes for a token that has expired, want 1", got)
+		}
+	})
+}
+
+func TestTheTokenAfterOneThatExpiredOnItsWayBeginsNoRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		auth := expiring(s)
+		if got := asks(t, auth, "https://api.example/slow"); got != 401 {
+			t.Fatalf("got status %d, want the refusal of the second token", got)
+		}
+		if got := asks(t, auth, "https://api.example/"); got != 200 {
+			t.Errorf("got status %d, want a refresh at once and 200", got)
+		}
+	})
+}
+
+// A late refusal of the token before tells nothing of the one in use, though a Source without Peek is asked for it.
+func TestALateRefusalMakesTheTokenInUseNoYounger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		cache := &tokensource.Cache{Source: s.issuer}
+		gate := make(chan struct{})
+		auth := &transport.Auth{Source: tokensource.Func(cache.Token), Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path == "/slow" {
+				<-gate
+			}
+			return s.RoundTrip(req)
+		})}
+		late := make(chan int)
+		go func() { late <- asks(t, auth, "https://api.example/slow") }()
+		synctest.Wait()
+		s.revoke()
+		asks(t, auth, "https://api.example/")
+		asks(t, auth, "https://bad.example/")
+		time.Sleep(time.Minute)
+		close(gate)
+		if got := <-late; got != 200 {
+			t.Errorf("the late request got status %d, want 200 with the token in use", got)
+		}
+		s.revoke()
+		if got := asks(t, auth, "https://api.example/other"); got != 200 {
+			t.Errorf("got status %d after a revocation, want a refresh and 200: the token was a minute old", got)
 		}
 	})
 }
