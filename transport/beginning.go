@@ -127,11 +127,8 @@ func (b *beginning) readOnce() bool {
 func (b *beginning) room() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := len(b.data)
-	if n == cap(b.data) {
-		b.data = slices.Grow(b.data, n)
-	}
-	return b.data[n:min(cap(b.data), maxBeginning)]
+	b.data = slices.Grow(b.data, 1)
+	return b.data[len(b.data):min(cap(b.data), maxBeginning)]
 }
 
 var (
@@ -143,7 +140,7 @@ var (
 func (b *beginning) read(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
-			n, err = 0, errPanicked
+			err = errPanicked
 		}
 	}()
 	n, err = b.rest.Read(p)
@@ -155,31 +152,25 @@ func (b *beginning) read(p []byte) (n int, err error) {
 
 // Read returns what was read ahead, then reads on.
 func (b *beginning) Read(p []byte) (int, error) {
-	n, err := b.readOn(p)
-	if err != nil {
-		b.arrived()
-	}
-	return n, err
+	defer b.arrived()
+	return b.readOn(p)
 }
 
 func (b *beginning) readOn(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	held, err, ended := b.held()
-	if len(held) == 0 && err == nil && !ended {
+	for {
+		held, err, ended := b.held()
+		switch {
+		case len(held) > 0:
+			n := copy(p, held)
+			b.take(n)
+			return n, nil
+		case err != nil:
+			return 0, err
+		case ended:
+			return b.rest.Read(p)
+		}
 		<-b.done
-		held, err, _ = b.held()
 	}
-	if len(held) > 0 {
-		n := copy(p, held)
-		b.take(n)
-		return n, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return b.rest.Read(p)
 }
 
 // WriteTo writes what Read would return. The rest goes as it would without the

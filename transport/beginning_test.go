@@ -253,14 +253,16 @@ func TestTheFirstByteOfAStreamReachesTheCallerBeforeTheSecondIsSent(t *testing.T
 
 // A stream of a gibibyte takes no more memory than its beginning.
 func TestAGibibyteOfJSONIsReadAheadForItsBeginningOnly(t *testing.T) {
-	body := &counted{left: 1 << 30}
-	resp := answerOf(t, body)
-	if body.read > 64*kib {
-		t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
-	}
-	if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
-		t.Errorf("the caller got %d bytes and %v, want all", n, err)
-	}
+	synctest.Test(t, func(t *testing.T) { // where time stands still while anything runs
+		body := &counted{left: 1 << 30}
+		resp := answerOf(t, body)
+		if body.read > 64*kib {
+			t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
+		}
+		if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
+			t.Errorf("the caller got %d bytes and %v, want all", n, err)
+		}
+	})
 }
 
 // counted yields an endless list.
@@ -319,12 +321,19 @@ func TestCopyGoesTheFastWayThatItWentWithoutARule(t *testing.T) {
 }
 
 func TestAWriterThatFailsHasTakenWhatItSays(t *testing.T) {
-	resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
-	failed := errors.New("full")
-	n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return 3, failed }), resp.Body)
-	rest, _ := io.ReadAll(resp.Body)
-	if n != 3 || err != failed || string(rest) != `k":true}` {
-		t.Errorf("got %d, %v and then %q, want 3, the error and the rest", n, err, rest)
+	full := errors.New("full")
+	for _, c := range []struct {
+		says int
+		err  error
+		want int64
+		is   error
+	}{{3, full, 3, full}, {3, nil, 3, io.ErrShortWrite}, {-1, full, 0, full}, {100, full, 11, full}} {
+		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
+		n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return c.says, c.err }), resp.Body)
+		rest, _ := io.ReadAll(resp.Body)
+		if n != c.want || err != c.is || string(rest) != `{"ok":true}`[c.want:] {
+			t.Errorf("a writer says %d, %v: got %d, %v and then %q, want %d, %v and the rest", c.says, c.err, n, err, rest, c.want, c.is)
+		}
 	}
 }
 
@@ -350,6 +359,7 @@ func TestAReadErrorInTheBeginningComesAtItsPlace(t *testing.T) {
 		"an error":         io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), errReader{})),
 		"a panic":          panics{strings.NewReader(`{"error":`)},
 		"a count too high": io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), tooMany{})),
+		"a count too low":  io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), readerFunc(func([]byte) (int, error) { return -1, nil }))),
 	} {
 		resp := answerOf(t, body)
 		for range 2 { // it stays
@@ -416,17 +426,57 @@ func TestAResponseThatWasCopiedBelowComesAsItIs(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsTheWaitForABeginning(t *testing.T) {
+func TestTheContextEndsTheWaitForABeginningAndForTheEnd(t *testing.T) {
+	for _, begun := range []string{"", "["} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			r, w := io.Pipe()
+			defer w.Close()
+			go io.WriteString(w, begun)
+			resp := jsonAnswer(200, "")
+			resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
+			began := time.Now()
+			if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
+				t.Errorf("%q: got JSON, or waited %v, want none after 10 ms", begun, time.Since(began))
+			}
+		})
+	}
+}
+
+// Reads of nothing are no beginning and no end.
+func TestARuleWaitsNoLongerThanItMust(t *testing.T) {
+	for _, c := range []struct{ sent, want string }{
+		{`{"ok":true}`, `{"ok":true}`},
+		{` {"ok":true}` + "\n", `{"ok":true}`},
+		{`[]`, `[]`},
+		{`no JSON`, ``},
+		{`{"ok":true} no JSON`, ``},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			defer w.Close()
+			go func() { // and then the stream stays open
+				w.Write(nil)
+				w.Write(nil)
+				io.WriteString(w, c.sent)
+			}()
+			resp := jsonAnswer(200, "")
+			resp.Body = r
+			began := time.Now()
+			if got := string(transport.PeekJSON(resp)); got != c.want || time.Since(began) > 0 {
+				t.Errorf("%q: got %q after %v, want %q at once", c.sent, got, time.Since(began), c.want)
+			}
+		})
+	}
+}
+
+func TestABodyWithoutAByteHoldsNothingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		defer cancel()
-		r, w := io.Pipe()
-		defer w.Close()
-		resp := jsonAnswer(200, "")
-		resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
 		began := time.Now()
-		if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
-			t.Errorf("got JSON, or waited %v, want none after 10 ms", time.Since(began))
+		answerOf(t, io.NopCloser(strings.NewReader("")))
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the answer took %v, want none", took)
 		}
 	})
 }

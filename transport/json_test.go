@@ -124,6 +124,18 @@ func TestJSONIsWhatTheMediaTypeSaysWhateverItsCase(t *testing.T) {
 	}
 }
 
+func TestAValueOf64KiBIsReadAndNoLongerOne(t *testing.T) {
+	for size, want := range map[int]bool{64 * kib: true, 64*kib + 1: false} {
+		for _, length := range []int64{-1, int64(size)} {
+			resp := jsonAnswer(200, `["`+strings.Repeat("x", size-4)+`"]`)
+			resp.ContentLength = length
+			if got := transport.PeekJSON(resp) != nil; got != want {
+				t.Errorf("%d bytes, Content-Length %d: got JSON: %t, want %t", size, length, got, want)
+			}
+		}
+	}
+}
+
 // Two rules may look at one body, and so may a DPoP and an Auth.
 func TestABodyIsReadAheadOnce(t *testing.T) {
 	resp := jsonAnswer(200, `{"a":1,"b":2}`)
