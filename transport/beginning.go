@@ -215,21 +215,20 @@ func (b *beginning) arrived() {
 	}
 }
 
-// held returns what was read ahead and the caller does not have yet. If that is
-// nothing, it returns the error at this place, and whether nothing more was read ahead.
+// held returns what was read ahead and the caller does not have yet, the error after
+// it, and whether nothing more will be read ahead.
 func (b *beginning) held() (p []byte, err error, ended bool) {
 	ended = b.ended()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch p = slices.Clip(b.data[b.taken:]); {
+	p = slices.Clip(b.data[b.taken:])
+	switch {
 	case b.closed:
-		return nil, http.ErrBodyReadAfterClose, ended
-	case len(p) > 0:
-		return p, nil, ended
+		p, err = nil, http.ErrBodyReadAfterClose
 	case ended:
-		return nil, b.err, true
+		err = b.err
 	}
-	return nil, nil, false
+	return p, err, ended
 }
 
 func (b *beginning) take(n int) {
@@ -260,7 +259,7 @@ func (b *beginning) whole() bool {
 func (b *beginning) Close() error {
 	ended := b.ended()
 	b.mu.Lock()
-	b.stop, b.closed = true, true
+	b.closed = true
 	b.mu.Unlock()
 	if !ended {
 		go b.rest.Close()
@@ -301,7 +300,7 @@ func (s *jsonScan) readOn(data []byte) bool {
 
 // value returns the object or list, if all that has come consists of it.
 func (s *jsonScan) value(data []byte) []byte {
-	if !s.decided || len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
+	if len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
 		return nil
 	}
 	return slices.Clip(data[s.begin:s.at])

@@ -156,6 +156,19 @@ func TestAnUpgradePassesARule(t *testing.T) {
 	}
 }
 
+// The two ways to read a body, the second by its WriteTo.
+var ways = map[string]func(io.Reader) (string, error){
+	"ReadAll": func(r io.Reader) (string, error) {
+		got, err := io.ReadAll(r)
+		return string(got), err
+	},
+	"Copy": func(r io.Reader) (string, error) {
+		var got strings.Builder
+		n, err := io.Copy(&got, r)
+		return got.String()[:n], err
+	},
+}
+
 // What the server sends of an answer, in time, while the caller reads it.
 func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -167,29 +180,40 @@ func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 		"it never begins":  {time.Hour, time.Second},
 		"it comes at once": {0, 0},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			r, w := io.Pipe()
-			sent := `{"items":[` + strings.Repeat(`1,`, 10)
-			go func() {
-				for i := range len(sent) {
-					time.Sleep(c.gap)
-					io.WriteString(w, sent[i:i+1])
+		for way, read := range ways {
+			synctest.Test(t, func(t *testing.T) {
+				r, w := io.Pipe()
+				sent := `{"items":[` + strings.Repeat(`1,`, 10)
+				go func() {
+					for i := range len(sent) {
+						time.Sleep(c.gap)
+						io.WriteString(w, sent[i:i+1])
+					}
+					w.CloseWithError(io.ErrUnexpectedEOF)
+				}()
+				began := time.Now()
+				resp := answerOf(t, r)
+				if took := time.Since(began); took != c.want {
+					t.Errorf("%s: got the answer after %v, want %v", name, took, c.want)
 				}
-				w.CloseWithError(io.ErrUnexpectedEOF)
-			}()
-			began := time.Now()
-			resp := answerOf(t, r)
-			if took := time.Since(began); took != c.want {
-				t.Errorf("%s: got the answer after %v, want %v", name, took, c.want)
-			}
-			got, err := io.ReadAll(resp.Body)
-			if string(got) != sent || err != io.ErrUnexpectedEOF {
-				t.Errorf("%s: got %q and %v, want all and the error", name, got, err)
-			}
-			if resp.StatusCode != 200 || resp.Header.Get("Content-Type") == "" {
-				t.Errorf("%s: got status %d and the header %v, want the server's", name, resp.StatusCode, resp.Header)
-			}
-		})
+				if got, err := read(resp.Body); got != sent || err != io.ErrUnexpectedEOF {
+					t.Errorf("%s, %s: got %q and %v, want all and the error", name, way, got, err)
+				}
+				if resp.StatusCode != 200 || resp.Header.Get("Content-Type") == "" {
+					t.Errorf("%s: got status %d and the header %v, want the server's", name, resp.StatusCode, resp.Header)
+				}
+			})
+		}
+	}
+}
+
+func TestWhatWasReadAheadIsNotReadAfterClose(t *testing.T) {
+	for way, read := range ways {
+		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
+		resp.Body.Close()
+		if got, err := read(resp.Body); got != "" || err != http.ErrBodyReadAfterClose {
+			t.Errorf("%s: got %q and %v, want ErrBodyReadAfterClose", way, got, err)
+		}
 	}
 }
 
@@ -382,6 +406,32 @@ type tooMany struct{}
 
 func (tooMany) Read(p []byte) (int, error) { return len(p) + 1, nil }
 
+func TestCloseDoesNotWaitForAReadInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := &unclosable{gate: make(chan struct{})}
+		resp := answerOf(t, body)
+		if err := resp.Body.Close(); err != nil { // or it hangs
+			t.Errorf("got %v, want none yet", err)
+		}
+		close(body.gate)
+		synctest.Wait()
+		if got := body.closes.Load(); got != 1 {
+			t.Errorf("the body was closed %d times, want once", got)
+		}
+	})
+}
+
+func TestCloseTellsTheErrorOfABodyThatWasReadAhead(t *testing.T) {
+	broken := errors.New("broken")
+	body := struct {
+		io.Reader
+		closeFunc
+	}{strings.NewReader(`{"ok":true}`), func() error { return broken }}
+	if err := answerOf(t, body).Body.Close(); err != broken {
+		t.Errorf("got %v, want the body's error", err)
+	}
+}
+
 func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
 	for _, protocol := range protocols {
 		for _, encoding := range []string{"", "gzip"} {
@@ -527,12 +577,13 @@ func TestTrailersThatComeAfterARuleHasGivenUpDisturbNobody(t *testing.T) {
 // net/http does so with HTTP/2 if a body is shorter than its Content-Length.
 func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		goOn := make(chan struct{})
+		trailers, end := make(chan struct{}), make(chan struct{})
 		base := roundTrip(func(*http.Request) (*http.Response, error) {
 			resp := jsonAnswer(200, "")
 			resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("["), readerFunc(func([]byte) (int, error) {
-				<-goOn
+				<-trailers
 				resp.Trailer = http.Header{"X-Sum": {"sum"}}
+				<-end
 				return 0, io.ErrUnexpectedEOF
 			})))
 			return resp, nil
@@ -541,11 +592,12 @@ func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		close(goOn)
+		close(trailers)
 		synctest.Wait()
-		if len(resp.Trailer) > 0 {
-			t.Errorf("got the trailers %v before the body was read, want none", resp.Trailer)
+		if n, err := resp.Body.Read(make([]byte, 1)); n != 1 || err != nil || len(resp.Trailer) > 0 {
+			t.Errorf("got %d bytes, %v and the trailers %v, want the first byte", n, err, resp.Trailer)
 		}
+		close(end)
 		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.Trailer.Get("X-Sum") != "sum" {
 			t.Errorf("got %v and the trailers %v, want the error and the sum", err, resp.Trailer)
 		}
