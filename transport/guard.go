@@ -85,7 +85,6 @@ func kindOf(req *http.Request) kind {
 	var h maphash.Hash
 	h.SetSeed(seed)
 	h.WriteString(req.Method)
-	h.WriteByte(' ')
 	h.WriteString(req.URL.Path)
 	return kind{origin.Of(req.URL), h.Sum64()}
 }

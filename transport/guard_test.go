@@ -79,6 +79,80 @@ func TestOriginsThatRefuseEverythingCauseFewRefreshesTogether(t *testing.T) {
 	}
 }
 
+func TestTenOriginsThatRefuseEverythingCauseNoMoreRefreshesInTenMinutesThanOne(t *testing.T) {
+	for _, bad := range []int{1, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &servers{issuer: new(issuer)}
+			auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: s}
+			for i := range 6000 {
+				asks(t, auth, fmt.Sprintf("https://bad-%d.example/", i%bad))
+				asks(t, auth, "https://good.example/")
+				time.Sleep(90 * time.Millisecond)
+			}
+			if got := s.issued.Load(); got > 12 {
+				t.Errorf("%d origins: %d token requests, want at most 12", bad, got)
+			}
+		})
+	}
+}
+
+// A new token that its first origin accepts may be revoked before a second sees it.
+func TestANewTokenThatIsRevokedAtOnceIsReplacedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: s}
+		for _, host := range []string{"a", "a", "b", "c"} {
+			if got := asks(t, auth, "https://"+host+".example/"); got != 200 {
+				t.Errorf("%s: got status %d, want a refresh and 200", host, got)
+			}
+			s.revoke()
+		}
+	})
+}
+
+// The tokens of logins say nothing of an origin: beside a row elsewhere each has to be 2 s old, and no more.
+func TestLoginsThatAreRefusedBesideARowBeginNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		cache := &tokensource.Cache{Source: s.issuer}
+		auth := &transport.Auth{Source: cache, Base: s}
+		asks(t, auth, "https://bad.example/")
+		for i := range 5 {
+			cache.Set(t.Context(), &tokensource.Token{AccessToken: fmt.Sprint("login-", i)})
+			if got := asks(t, auth, "https://api.example/"); got != 401 {
+				t.Errorf("got status %d for a login that is no good, want 401 and no refresh", got)
+			}
+		}
+		next, _ := s.Token(t.Context(), nil)
+		cache.Set(t.Context(), next)
+		asks(t, auth, "https://api.example/")
+		s.revoke()
+		time.Sleep(3 * time.Second)
+		if got := asks(t, auth, "https://api.example/other"); got != 200 {
+			t.Errorf("got status %d after a revocation, want a refresh and 200", got)
+		}
+	})
+}
+
+func TestASecondAttemptMayTakeLongerThanATrial(t *testing.T) {
+	for _, status := range []int{401, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			auth := &transport.Auth{Source: &tokensource.Cache{Source: new(issuer)}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.Header.Get("Authorization") == "Bearer token-1" {
+					return bodyAnswer(401, http.NoBody), nil
+				}
+				time.Sleep(time.Minute)
+				return bodyAnswer(status, http.NoBody), nil
+			})}
+			for range 3 {
+				if got := asks(t, auth, "https://api.example/"); got != status {
+					t.Errorf("got status %d, want %d", got, status)
+				}
+			}
+		})
+	}
+}
+
 func TestAForbiddenPathCausesFewRefreshesBesideGoodAnswers(t *testing.T) {
 	for status, refused := range map[int]func(*http.Response) bool{401: transport.Unauthorized, 403: transport.UnauthorizedOrForbidden} {
 		synctest.Test(t, func(t *testing.T) {
@@ -106,6 +180,26 @@ func TestAForbiddenPathCausesFewRefreshesBesideGoodAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAForbiddenMethodLeavesTheOthersOfItsPathTrusted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodDelete {
+				return bodyAnswer(401, http.NoBody), nil
+			}
+			return s.RoundTrip(req)
+		})}
+		req := postBody(t, "https://api.example/", nil)
+		req.Method = http.MethodDelete
+		getsStatus(t, auth, req, 401) // and so is a new token
+		asks(t, auth, "https://api.example/")
+		s.revoke()
+		if got := asks(t, auth, "https://api.example/"); got != 200 {
+			t.Errorf("got status %d after a revocation, want a refresh at once and 200", got)
+		}
+	})
 }
 
 // As in GraphQL, where what is forbidden has the path of what is not.
@@ -264,7 +358,7 @@ func TestARefusalOfOneUserLeavesTheTokensOfOthersToBeRefreshed(t *testing.T) {
 			t.Errorf("the other user got status %d", got)
 		}
 		s.revoke()
-		if got := as("good", "/"); got != 200 {
+		if got := as("good", "/other"); got != 200 {
 			t.Errorf("the other user got status %d after a revocation", got)
 		}
 		if got := s.issued.Load(); got > 4 {
@@ -369,12 +463,12 @@ func TestASourceThatRepeatsItsFirstTokenIsGuardedToo(t *testing.T) {
 			return &tokensource.Token{AccessToken: fmt.Sprint("next-", refreshes.Add(1))}, nil
 		})
 		auth := &transport.Auth{Source: source, Base: &api{likes: refuseAll}}
-		for range 1000 {
+		for range 6000 {
 			get(t, auth)
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 		}
-		if got := refreshes.Load(); got > 6 {
-			t.Errorf("%d refreshes in 10 s, want at most 6", got)
+		if got := refreshes.Load(); got > 10 {
+			t.Errorf("%d refreshes in 10 minutes, want at most 10", got)
 		}
 	})
 }
@@ -525,6 +619,32 @@ func TestTheTokenAfterOneThatExpiredOnItsWayBeginsNoRow(t *testing.T) {
 		}
 		if got := asks(t, auth, "https://api.example/"); got != 200 {
 			t.Errorf("got status %d, want a refresh at once and 200", got)
+		}
+	})
+}
+
+// Two callers that were refused together get one token, but not at one moment.
+func TestATokenThatComesToASecondCallerLaterIsNoYounger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+			switch asked.Add(1) {
+			case 1, 2:
+				return &tokensource.Token{AccessToken: "first"}, nil
+			case 3:
+				time.Sleep(10 * time.Millisecond)
+			case 4:
+				time.Sleep(time.Second)
+			}
+			return &tokensource.Token{AccessToken: "second"}, nil
+		})
+		auth := &transport.Auth{Source: source, Base: &api{likes: refuseAll}}
+		all(2, func() error { return ok(t, auth) })
+		time.Sleep(1100 * time.Millisecond)
+		before := asked.Load()
+		get(t, auth)
+		if got := asked.Load() - before; got != 2 {
+			t.Errorf("the Source was asked %d times for a request, want twice: the second token came 2.1 s ago", got)
 		}
 	})
 }
