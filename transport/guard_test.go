@@ -649,6 +649,77 @@ func TestATokenThatComesToASecondCallerLaterIsNoYounger(t *testing.T) {
 	})
 }
 
+// A new token is revoked while the request that caused it is on its way again, and after others had it accepted.
+func TestANewTokenThatOthersHadAcceptedBeginsNoRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}}
+		second := false
+		auth.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+			if !second && s.good(strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")) {
+				second = true
+				if got := asks(t, auth, "https://api.example/"); got != 200 {
+					t.Errorf("another request got status %d, want 200", got)
+				}
+				s.revoke()
+			}
+			return s.RoundTrip(req)
+		})
+		s.dead.Store(1)
+		if got := asks(t, auth, "https://api.example/"); got != 401 {
+			t.Fatalf("got status %d, want the refusal of the second attempt", got)
+		}
+		if got := asks(t, auth, "https://api.example/other"); got != 200 {
+			t.Errorf("got status %d, want a refresh and 200", got)
+		}
+	})
+}
+
+// After 2 s without a row an error that followed a refresh is forgotten.
+func TestAnErrorAfterANewTokenIsHeldAgainstItForAMomentOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		broken := true
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := s.RoundTrip(req)
+			if broken && resp.StatusCode == 200 {
+				resp.StatusCode = 503
+			}
+			return resp, err
+		})}
+		s.dead.Store(1)
+		asks(t, auth, "https://api.example/")
+		broken = false
+		time.Sleep(5 * time.Second)
+		for _, path := range []string{"/", "/other"} {
+			s.revoke()
+			if got := asks(t, auth, "https://api.example"+path); got != 200 {
+				t.Errorf("%s: got status %d, want a refresh and 200", path, got)
+			}
+		}
+	})
+}
+
+func TestUsersOfAnAPIThatRefusesThemAllCauseFewRefreshesEach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{issuer: new(issuer)}
+		type userKey struct{}
+		auth := &transport.Auth{Base: s, Source: &tokensource.Keyed[int]{
+			Key: func(ctx context.Context) (int, error) { return ctx.Value(userKey{}).(int), nil },
+			New: func(int) *tokensource.Cache { return &tokensource.Cache{Source: s.issuer} },
+		}}
+		for i := range 1000 {
+			req := postBody(t, "https://bad.example/", nil)
+			if _, err := auth.RoundTrip(req.WithContext(context.WithValue(t.Context(), userKey{}, i%3))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.issued.Load(); got > 9 {
+			t.Errorf("%d token requests of three users, want at most 9", got)
+		}
+	})
+}
+
 // A late refusal of the token before tells nothing of the one in use, though a Source without Peek is asked for it.
 func TestALateRefusalMakesTheTokenInUseNoYounger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
