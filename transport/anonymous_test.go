@@ -161,6 +161,29 @@ func TestARefusalWhoseRefreshFailsKeepsItsChallenges(t *testing.T) {
 	}
 }
 
+// No secret is shorter than four bytes, and a shorter one would be found in many a word.
+func TestATokenOfFourBytesIsRedactedWhereverItStands(t *testing.T) {
+	for token, want := range map[string]string{"abc": "abc", "abcd": "[redacted]"} {
+		auth := &transport.Auth{Base: roundTrip(func(req *http.Request) (*http.Response, error) {
+			resp := bodyAnswer(401, http.NoBody)
+			resp.Header["Www-Authenticate"] = []string{token + ` realm="x` + token + `", ` + token + `=y`, "Custom " + token + "=="}
+			return resp, nil
+		})}
+		auth.Source = tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+			if old != nil {
+				return nil, tokensource.ErrReauthenticate
+			}
+			return &tokensource.Token{AccessToken: token}, nil
+		})
+		_, err := auth.RoundTrip(postBody(t, "https://api.example", nil))
+		e, _ := errors.AsType[*transport.Error](err)
+		all := challenges{{want, "", params{"realm": "x" + want, want: "y"}}, {"Custom", want + "==", nil}}
+		if e == nil || !reflect.DeepEqual(e.Challenges, []transport.Challenge(all)) {
+			t.Errorf("%s: got %v with %+v, want %+v", token, err, e.Challenges, all)
+		}
+	}
+}
+
 func TestAProofThatCannotBeMadeAgainKeepsTheChallengesOfItsRefusal(t *testing.T) {
 	for _, challenge := range []string{`DPoP error="use_dpop_nonce", realm="a"`, `DPoP error="invalid_token", realm="a"`} {
 		source := tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {

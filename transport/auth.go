@@ -188,7 +188,7 @@ func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, 
 	if err != nil || next.token.AccessToken == old.token.AccessToken {
 		return nil, false, err
 	}
-	caused = guarded && (last == nil || next.token.AccessToken != last.token.AccessToken)
+	caused = guarded && next.token.AccessToken != last.token.AccessToken
 	if caused {
 		a.guard.caused(old.token, next.token)
 	}
@@ -206,7 +206,7 @@ func (a *Auth) send(req *http.Request, attempt replay.Next, c *credentials) (res
 	out := withHeader(req, attempt.Body, attempt.Trailer, "Authorization", c.header)
 	resp, err = answered(a.base(), req, out)
 	if err != nil {
-		return resp, false, err
+		return nil, false, err
 	}
 	if a.NewToken != nil {
 		a.take(req.Context(), a.NewToken(resp), c.token)

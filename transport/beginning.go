@@ -78,7 +78,7 @@ func newBeginning(resp *http.Response) *beginning {
 // settled returns a response that nothing changes but what the caller does with it.
 func settled(resp *http.Response) *http.Response {
 	b, ok := resp.Body.(*beginning)
-	if !ok || resp != b.from || b.ended() {
+	if !ok || resp != b.from {
 		return resp
 	}
 	return &b.copy
@@ -89,13 +89,11 @@ func (b *beginning) wait(ctx context.Context) {
 	timer := time.NewTimer(beginWithin)
 	defer timer.Stop()
 	select {
+	case <-b.begun:
 	case <-b.done:
-		return
+	case <-ctx.Done():
 	case <-timer.C:
 		return
-	case <-ctx.Done():
-		return
-	case <-b.begun:
 	}
 	timer.Reset(endWithin)
 	select {
@@ -129,11 +127,8 @@ func (b *beginning) readOnce() bool {
 func (b *beginning) room() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := len(b.data)
-	if n == cap(b.data) {
-		b.data = slices.Grow(b.data, n)
-	}
-	return b.data[n:min(cap(b.data), maxBeginning)]
+	b.data = slices.Grow(b.data, 1)
+	return b.data[len(b.data):min(cap(b.data), maxBeginning)]
 }
 
 var (
@@ -145,7 +140,7 @@ var (
 func (b *beginning) read(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
-			n, err = 0, errPanicked
+			err = errPanicked
 		}
 	}()
 	n, err = b.rest.Read(p)
@@ -157,31 +152,25 @@ func (b *beginning) read(p []byte) (n int, err error) {
 
 // Read returns what was read ahead, then reads on.
 func (b *beginning) Read(p []byte) (int, error) {
-	n, err := b.readOn(p)
-	if err != nil {
-		b.arrived()
-	}
-	return n, err
+	defer b.arrived()
+	return b.readOn(p)
 }
 
 func (b *beginning) readOn(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	held, err, ended := b.held()
-	if len(held) == 0 && err == nil && !ended {
+	for {
+		held, err, ended := b.held()
+		switch {
+		case len(held) > 0:
+			n := copy(p, held)
+			b.take(n)
+			return n, nil
+		case err != nil:
+			return 0, err
+		case ended:
+			return b.rest.Read(p)
+		}
 		<-b.done
-		held, err, _ = b.held()
 	}
-	if len(held) > 0 {
-		n := copy(p, held)
-		b.take(n)
-		return n, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return b.rest.Read(p)
 }
 
 // WriteTo writes what Read would return. The rest goes as it would without the
@@ -226,21 +215,20 @@ func (b *beginning) arrived() {
 	}
 }
 
-// held returns what was read ahead and the caller does not have yet. If that is
-// nothing, it returns the error at this place, and whether nothing more was read ahead.
+// held returns what was read ahead and the caller does not have yet, the error after
+// it, and whether nothing more will be read ahead.
 func (b *beginning) held() (p []byte, err error, ended bool) {
 	ended = b.ended()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch p = slices.Clip(b.data[b.taken:]); {
+	p = slices.Clip(b.data[b.taken:])
+	switch {
 	case b.closed:
-		return nil, http.ErrBodyReadAfterClose, ended
-	case len(p) > 0:
-		return p, nil, ended
+		p, err = nil, http.ErrBodyReadAfterClose
 	case ended:
-		return nil, b.err, true
+		err = b.err
 	}
-	return nil, nil, false
+	return p, err, ended
 }
 
 func (b *beginning) take(n int) {
@@ -271,7 +259,7 @@ func (b *beginning) whole() bool {
 func (b *beginning) Close() error {
 	ended := b.ended()
 	b.mu.Lock()
-	b.stop, b.closed = true, true
+	b.closed = true
 	b.mu.Unlock()
 	if !ended {
 		go b.rest.Close()
@@ -312,7 +300,7 @@ func (s *jsonScan) readOn(data []byte) bool {
 
 // value returns the object or list, if all that has come consists of it.
 func (s *jsonScan) value(data []byte) []byte {
-	if !s.decided || len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
+	if len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
 		return nil
 	}
 	return slices.Clip(data[s.begin:s.at])

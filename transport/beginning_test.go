@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +156,19 @@ func TestAnUpgradePassesARule(t *testing.T) {
 	}
 }
 
+// The two ways to read a body, the second by its WriteTo.
+var ways = map[string]func(io.Reader) (string, error){
+	"ReadAll": func(r io.Reader) (string, error) {
+		got, err := io.ReadAll(r)
+		return string(got), err
+	},
+	"Copy": func(r io.Reader) (string, error) {
+		var got strings.Builder
+		n, err := io.Copy(&got, r)
+		return got.String()[:n], err
+	},
+}
+
 // What the server sends of an answer, in time, while the caller reads it.
 func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -166,27 +180,62 @@ func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 		"it never begins":  {time.Hour, time.Second},
 		"it comes at once": {0, 0},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			r, w := io.Pipe()
-			sent := `{"items":[` + strings.Repeat(`1,`, 10)
-			go func() {
-				for i := range len(sent) {
-					time.Sleep(c.gap)
-					io.WriteString(w, sent[i:i+1])
+		for way, read := range ways {
+			synctest.Test(t, func(t *testing.T) {
+				r, w := io.Pipe()
+				sent := `{"items":[` + strings.Repeat(`1,`, 10)
+				go func() {
+					for i := range len(sent) {
+						time.Sleep(c.gap)
+						io.WriteString(w, sent[i:i+1])
+					}
+					w.CloseWithError(io.ErrUnexpectedEOF)
+				}()
+				began := time.Now()
+				resp := answerOf(t, r)
+				if took := time.Since(began); took != c.want {
+					t.Errorf("%s: got the answer after %v, want %v", name, took, c.want)
 				}
-				w.CloseWithError(io.ErrUnexpectedEOF)
-			}()
-			began := time.Now()
-			resp := answerOf(t, r)
-			if took := time.Since(began); took != c.want {
-				t.Errorf("%s: got the answer after %v, want %v", name, took, c.want)
-			}
-			got, err := io.ReadAll(resp.Body)
-			if string(got) != sent || err != io.ErrUnexpectedEOF {
-				t.Errorf("%s: got %q and %v, want all and the error", name, got, err)
-			}
-		})
+				if got, err := read(resp.Body); got != sent || err != io.ErrUnexpectedEOF {
+					t.Errorf("%s, %s: got %q and %v, want all and the error", name, way, got, err)
+				}
+				if resp.StatusCode != 200 || resp.Header.Get("Content-Type") == "" {
+					t.Errorf("%s: got status %d and the header %v, want the server's", name, resp.StatusCode, resp.Header)
+				}
+			})
+		}
 	}
+}
+
+func TestWhatWasReadAheadIsNotReadAfterClose(t *testing.T) {
+	for way, read := range ways {
+		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
+		resp.Body.Close()
+		if got, err := read(resp.Body); got != "" || err != http.ErrBodyReadAfterClose {
+			t.Errorf("%s: got %q and %v, want ErrBodyReadAfterClose", way, got, err)
+		}
+	}
+}
+
+func TestNothingIsReadAheadOnceARuleHasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		var sent atomic.Int32
+		go func() {
+			for range 10 {
+				time.Sleep(20 * time.Millisecond)
+				w.Write([]byte("["))
+				sent.Add(1)
+			}
+		}()
+		resp := answerOf(t, r)
+		before := sent.Load()
+		time.Sleep(time.Minute)
+		if got := sent.Load() - before; got > 1 {
+			t.Errorf("%d pieces were read after that, want at most the one that was waited for", got)
+		}
+		io.Copy(io.Discard, io.LimitReader(resp.Body, 10))
+	})
 }
 
 // answerOf is the answer with a body of JSON, through an Auth.
@@ -228,14 +277,16 @@ func TestTheFirstByteOfAStreamReachesTheCallerBeforeTheSecondIsSent(t *testing.T
 
 // A stream of a gibibyte takes no more memory than its beginning.
 func TestAGibibyteOfJSONIsReadAheadForItsBeginningOnly(t *testing.T) {
-	body := &counted{left: 1 << 30}
-	resp := answerOf(t, body)
-	if body.read > 64*kib {
-		t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
-	}
-	if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
-		t.Errorf("the caller got %d bytes and %v, want all", n, err)
-	}
+	synctest.Test(t, func(t *testing.T) { // where time stands still while anything runs
+		body := &counted{left: 1 << 30}
+		resp := answerOf(t, body)
+		if body.read > 64*kib {
+			t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
+		}
+		if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
+			t.Errorf("the caller got %d bytes and %v, want all", n, err)
+		}
+	})
 }
 
 // counted yields an endless list.
@@ -294,12 +345,19 @@ func TestCopyGoesTheFastWayThatItWentWithoutARule(t *testing.T) {
 }
 
 func TestAWriterThatFailsHasTakenWhatItSays(t *testing.T) {
-	resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
-	failed := errors.New("full")
-	n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return 3, failed }), resp.Body)
-	rest, _ := io.ReadAll(resp.Body)
-	if n != 3 || err != failed || string(rest) != `k":true}` {
-		t.Errorf("got %d, %v and then %q, want 3, the error and the rest", n, err, rest)
+	full := errors.New("full")
+	for _, c := range []struct {
+		says int
+		err  error
+		want int64
+		is   error
+	}{{3, full, 3, full}, {3, nil, 3, io.ErrShortWrite}, {-1, full, 0, full}, {100, full, 11, full}} {
+		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
+		n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return c.says, c.err }), resp.Body)
+		rest, _ := io.ReadAll(resp.Body)
+		if n != c.want || err != c.is || string(rest) != `{"ok":true}`[c.want:] {
+			t.Errorf("a writer says %d, %v: got %d, %v and then %q, want %d, %v and the rest", c.says, c.err, n, err, rest, c.want, c.is)
+		}
 	}
 }
 
@@ -325,6 +383,7 @@ func TestAReadErrorInTheBeginningComesAtItsPlace(t *testing.T) {
 		"an error":         io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), errReader{})),
 		"a panic":          panics{strings.NewReader(`{"error":`)},
 		"a count too high": io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), tooMany{})),
+		"a count too low":  io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), readerFunc(func([]byte) (int, error) { return -1, nil }))),
 	} {
 		resp := answerOf(t, body)
 		for range 2 { // it stays
@@ -346,6 +405,32 @@ func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 type tooMany struct{}
 
 func (tooMany) Read(p []byte) (int, error) { return len(p) + 1, nil }
+
+func TestCloseDoesNotWaitForAReadInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := &unclosable{gate: make(chan struct{})}
+		resp := answerOf(t, body)
+		if err := resp.Body.Close(); err != nil { // or it hangs
+			t.Errorf("got %v, want none yet", err)
+		}
+		close(body.gate)
+		synctest.Wait()
+		if got := body.closes.Load(); got != 1 {
+			t.Errorf("the body was closed %d times, want once", got)
+		}
+	})
+}
+
+func TestCloseTellsTheErrorOfABodyThatWasReadAhead(t *testing.T) {
+	broken := errors.New("broken")
+	body := struct {
+		io.Reader
+		closeFunc
+	}{strings.NewReader(`{"ok":true}`), func() error { return broken }}
+	if err := answerOf(t, body).Body.Close(); err != broken {
+		t.Errorf("got %v, want the body's error", err)
+	}
+}
 
 func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
 	for _, protocol := range protocols {
@@ -377,17 +462,71 @@ func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsTheWaitForABeginning(t *testing.T) {
+// As a layer may that looks into bodies, too, and changes what it returns.
+func TestAResponseThatWasCopiedBelowComesAsItIs(t *testing.T) {
+	resp, err := lenient(roundTrip(func(*http.Request) (*http.Response, error) {
+		resp := jsonAnswer(200, `{"ok":true}`)
+		transport.PeekJSON(resp)
+		changed := *resp
+		changed.StatusCode = 203
+		return &changed, nil
+	})).RoundTrip(postBody(t, "https://api.example", nil))
+	if err != nil || resp.StatusCode != 203 {
+		t.Errorf("got %v and %v, want the layer's 203", resp, err)
+	}
+}
+
+func TestTheContextEndsTheWaitForABeginningAndForTheEnd(t *testing.T) {
+	for _, begun := range []string{"", "["} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			r, w := io.Pipe()
+			defer w.Close()
+			go io.WriteString(w, begun)
+			resp := jsonAnswer(200, "")
+			resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
+			began := time.Now()
+			if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
+				t.Errorf("%q: got JSON, or waited %v, want none after 10 ms", begun, time.Since(began))
+			}
+		})
+	}
+}
+
+// Reads of nothing are no beginning and no end.
+func TestARuleWaitsNoLongerThanItMust(t *testing.T) {
+	for _, c := range []struct{ sent, want string }{
+		{`{"ok":true}`, `{"ok":true}`},
+		{` {"ok":true}` + "\n", `{"ok":true}`},
+		{`[]`, `[]`},
+		{`no JSON`, ``},
+		{`{"ok":true} no JSON`, ``},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			defer w.Close()
+			go func() { // and then the stream stays open
+				w.Write(nil)
+				w.Write(nil)
+				io.WriteString(w, c.sent)
+			}()
+			resp := jsonAnswer(200, "")
+			resp.Body = r
+			began := time.Now()
+			if got := string(transport.PeekJSON(resp)); got != c.want || time.Since(began) > 0 {
+				t.Errorf("%q: got %q after %v, want %q at once", c.sent, got, time.Since(began), c.want)
+			}
+		})
+	}
+}
+
+func TestABodyWithoutAByteHoldsNothingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		defer cancel()
-		r, w := io.Pipe()
-		defer w.Close()
-		resp := jsonAnswer(200, "")
-		resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
 		began := time.Now()
-		if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
-			t.Errorf("got JSON, or waited %v, want none after 10 ms", time.Since(began))
+		answerOf(t, io.NopCloser(strings.NewReader("")))
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the answer took %v, want none", took)
 		}
 	})
 }
@@ -438,12 +577,13 @@ func TestTrailersThatComeAfterARuleHasGivenUpDisturbNobody(t *testing.T) {
 // net/http does so with HTTP/2 if a body is shorter than its Content-Length.
 func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		goOn := make(chan struct{})
+		trailers, end := make(chan struct{}), make(chan struct{})
 		base := roundTrip(func(*http.Request) (*http.Response, error) {
 			resp := jsonAnswer(200, "")
 			resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("["), readerFunc(func([]byte) (int, error) {
-				<-goOn
+				<-trailers
 				resp.Trailer = http.Header{"X-Sum": {"sum"}}
+				<-end
 				return 0, io.ErrUnexpectedEOF
 			})))
 			return resp, nil
@@ -452,7 +592,12 @@ func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		close(goOn)
+		close(trailers)
+		synctest.Wait()
+		if n, err := resp.Body.Read(make([]byte, 1)); n != 1 || err != nil || len(resp.Trailer) > 0 {
+			t.Errorf("got %d bytes, %v and the trailers %v, want the first byte", n, err, resp.Trailer)
+		}
+		close(end)
 		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.Trailer.Get("X-Sum") != "sum" {
 			t.Errorf("got %v and the trailers %v, want the error and the sum", err, resp.Trailer)
 		}

@@ -414,6 +414,18 @@ func TestReplaySendsTheTrailers(t *testing.T) {
 	}
 }
 
+func TestTheFirstAttemptSendsTheTrailers(t *testing.T) {
+	for _, protocol := range protocols {
+		a := new(bodyAPI)
+		url, base := serveOver(t, protocol, a.ServeHTTP)
+		req, sum := summed(t, url, kib)
+		getsStatus(t, &transport.Auth{Source: tokensource.Static(&tokensource.Token{AccessToken: "new"}), Base: base}, req, 200)
+		if len(a.came) != 1 || a.came[0].sum != sum || a.came[0].trailer != sum {
+			t.Errorf("%s: got %+v, want body and trailer of %s", protocol, a.came, sum)
+		}
+	}
+}
+
 func TestReplaySendsTheTrailersWithAReadInProgress(t *testing.T) {
 	for _, protocol := range protocols {
 		a := &bodyAPI{readFirst: 1}
@@ -716,6 +728,20 @@ func TestCloseIdleConnectionsReachesABaseThatHasIt(t *testing.T) {
 		t.Errorf("through a layer the base was told %d times more, want 1", n-1)
 	}
 	(&transport.Auth{Base: roundTrip(nil)}).CloseIdleConnections() // has none
+}
+
+func TestTheLayerBelowIsTheBaseOrNetHTTPsOwn(t *testing.T) {
+	base := new(http.Transport)
+	for _, c := range []struct{ got, want http.RoundTripper }{
+		{(&transport.Auth{Base: base}).WrappedRoundTripper(), base},
+		{(&transport.DPoP{Base: base}).WrappedRoundTripper(), base},
+		{new(transport.Auth).WrappedRoundTripper(), http.DefaultTransport},
+		{new(transport.DPoP).WrappedRoundTripper(), http.DefaultTransport},
+	} {
+		if c.got != c.want {
+			t.Errorf("got %v, want %v", c.got, c.want)
+		}
+	}
 }
 
 // A layer shows what is below it, and has no other method.

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"io"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -117,4 +118,31 @@ func TestRoundTripDoesNotWaitForTheCloseOfABodyThatHasEnded(t *testing.T) {
 	body := &slowToClose{data, make(chan struct{})}
 	getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base}, postBody(t, url, body), 200) // hangs if it waits
 	close(body.gate)
+}
+
+// A base must close every body. The memory of one that does not, after a second attempt, is free once nobody has it.
+func TestABodyThatTheBaseLeavesOpenTakesNoMemoryForGood(t *testing.T) {
+	auth := &transport.Auth{Source: oldThenNew, MaxMemory: 64 * kib, Base: roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.Header.Get("Authorization") == "Bearer new" {
+			return bodyAnswer(200, http.NoBody), nil
+		}
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+		return bodyAnswer(401, http.NoBody), nil
+	})}
+	replayed := func() bool {
+		data, _ := noise(64 * kib)
+		resp, err := auth.RoundTrip(postBody(t, "https://api.example", data))
+		return err == nil && resp.StatusCode == 200
+	}
+	if !replayed() {
+		t.Fatal("the first upload was not sent again")
+	}
+	for range 1000 {
+		runtime.GC()
+		if replayed() {
+			return
+		}
+	}
+	t.Error("the memory is still taken")
 }

@@ -209,6 +209,15 @@ func TestABoundTokenIsNotSentWithoutAProofNorAnotherWithOne(t *testing.T) {
 	}
 }
 
+func TestASourceThatGivesNeitherTokenNorErrorFailsTheRequest(t *testing.T) {
+	for _, base := range []http.RoundTripper{unsent(t), &transport.DPoP{Key: p256, Base: unsent(t)}} {
+		err := ok(t, &transport.Auth{Source: tokensource.Static(nil), Base: base})
+		if e, is := errors.AsType[*transport.Error](err); !is || e.StatusCode != 0 || e.Err == nil {
+			t.Errorf("over %T: got %v, want an Error and nothing sent", base, err)
+		}
+	}
+}
+
 func TestAProofOfTheCallersPasses(t *testing.T) {
 	for _, spelling := range []string{"Dpop", "DPoP", "dpop"} {
 		var last *http.Request

@@ -85,7 +85,6 @@ func kindOf(req *http.Request) kind {
 	var h maphash.Hash
 	h.SetSeed(seed)
 	h.WriteString(req.Method)
-	h.WriteByte(' ')
 	h.WriteString(req.URL.Path)
 	return kind{origin.Of(req.URL), h.Sum64()}
 }
@@ -154,9 +153,7 @@ func (g *guard) accepted(req *http.Request, token *tokensource.Token) {
 
 // cured notes that a token was accepted for a request that was refused before.
 func (g *guard) cured(req *http.Request, token *tokensource.Token) {
-	if !g.enter(false) {
-		return
-	}
+	g.enter(true)
 	defer g.mu.Unlock()
 	k := kindOf(req)
 	delete(g.kinds, k)
@@ -191,23 +188,22 @@ func (g *guard) enter(begin bool) bool {
 			delete(g.rows, o)
 		}
 	}
-	if len(g.rows) > 0 || !clock.Passed(now, g.trial.Add(shortestPause)) {
-		return true
+	if len(g.rows) == 0 && clock.Passed(now, g.trial.Add(shortestPause)) {
+		g.watching.Store(begin)
+		if !begin {
+			g.mu.Unlock()
+			return false
+		}
+		g.rows, g.kinds, g.proven = make(map[origin.Origin]row), make(map[kind]bool), make(map[sighting]bool)
 	}
-	g.watching.Store(begin)
-	if !begin {
-		g.mu.Unlock()
-		return false
-	}
-	g.rows, g.kinds, g.proven = make(map[origin.Origin]row), make(map[kind]bool), make(map[sighting]bool)
 	return true
 }
 
 // grow begins a row, or doubles its pause, because of a token that came at since:
 // once for each token, which many requests have. g.mu is held.
 func (g *guard) grow(o origin.Origin, since time.Time) {
-	r, known := g.rows[o]
-	if known && !since.After(r.last) {
+	r := g.rows[o]
+	if !since.After(r.last) {
 		return
 	}
 	put(g.rows, maxRows, o, row{r.length + 1, time.Now()})

@@ -26,8 +26,7 @@ import (
 // of a string, or a number, true or false as the server writes it: "99991677". It
 // must be equal: nothing is found within a text.
 func HasJSON(resp *http.Response, path string, values ...string) bool {
-	body := PeekJSON(resp)
-	return body != nil && hasValue(body, path, values, maxLevels)
+	return hasValue(PeekJSON(resp), path, values, maxLevels)
 }
 
 // PeekJSON returns the JSON object or list that a response's body consists of, or
@@ -82,7 +81,7 @@ func hasValue(text json.RawMessage, path string, values []string, levels int) bo
 }
 
 // peekable reports whether the body may be JSON, and be read before the caller
-// reads it. It allocates nothing.
+// reads it. It allocates nothing where the media type is in lower case.
 func peekable(resp *http.Response) bool {
 	if !isJSON(resp.Header.Get("Content-Type")) || resp.Body == nil || resp.Body == http.NoBody {
 		return false
@@ -103,9 +102,6 @@ func peekable(resp *http.Response) bool {
 // isJSON reports whether a media type is JSON: one value, not a line for each.
 func isJSON(contentType string) bool {
 	media, _, _ := strings.Cut(contentType, ";")
-	media = strings.TrimSpace(media)
-	const suffix = "+json"
-	return strings.EqualFold(media, "application/json") ||
-		len(media) > len(suffix) && strings.EqualFold(media[len(media)-len(suffix):], suffix) &&
-			!strings.EqualFold(media, "application/stream+json")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media == "application/json" || strings.HasSuffix(media, "+json") && media != "application/stream+json"
 }

@@ -50,7 +50,13 @@ var values = []struct {
 	{`"ExpiredToken"`, "", "ExpiredToken", false},
 	{`data: {"error":"ExpiredToken"}`, "error", "ExpiredToken", false},
 	{``, "error", "ExpiredToken", false},
-	{strings.Repeat("[", 40) + `1` + strings.Repeat("]", 40), "", "1", false},
+	{`{"":"x"}`, "", "x", false},
+	{`{"error":"ExpiredToken"}`, "error.code", "", false},
+	{`{"code":1}`, "code.code", "1", false},
+	{strings.Repeat("[", 31) + `1` + strings.Repeat("]", 31), "", "1", true},
+	{strings.Repeat("[", 32) + `1` + strings.Repeat("]", 32), "", "1", false},
+	{strings.Repeat(`{"a":`, 31) + `1` + strings.Repeat("}", 31), strings.Repeat(".a", 31)[1:], "1", true},
+	{strings.Repeat(`{"a":`, 32) + `1` + strings.Repeat("}", 32), strings.Repeat(".a", 32)[1:], "1", false},
 }
 
 func TestAValueIsFoundAtItsPath(t *testing.T) {
@@ -115,11 +121,23 @@ func TestABodyThatCannotTellIsNotTouchedAtNoCost(t *testing.T) {
 }
 
 func TestJSONIsWhatTheMediaTypeSaysWhateverItsCase(t *testing.T) {
-	for _, media := range []string{"application/json", "Application/JSON ; charset=utf-8", "application/problem+json", "application/vnd.api+JSON"} {
+	for _, media := range []string{"application/json", "Application/JSON ; charset=utf-8", "application/problem+json", " application/vnd.api+JSON"} {
 		resp := jsonAnswer(400, `{"code":1}`)
 		resp.Header.Set("Content-Type", media)
 		if !transport.HasJSON(resp, "code", "1") {
 			t.Errorf("%s: got no JSON, want some", media)
+		}
+	}
+}
+
+func TestAValueOf64KiBIsReadAndNoLongerOne(t *testing.T) {
+	for size, want := range map[int]bool{64 * kib: true, 64*kib + 1: false} {
+		for _, length := range []int64{-1, int64(size)} {
+			resp := jsonAnswer(200, `["`+strings.Repeat("x", size-4)+`"]`)
+			resp.ContentLength = length
+			if got := transport.PeekJSON(resp) != nil; got != want {
+				t.Errorf("%d bytes, Content-Length %d: got JSON: %t, want %t", size, length, got, want)
+			}
 		}
 	}
 }

@@ -628,3 +628,13 @@ func TestARefusalWhoseOtherTokenNoHeaderMayCarryTellsBoth(t *testing.T) {
 	once := io.LimitReader(strings.NewReader("body"), 4) // cannot be sent again
 	getsStatus(t, auth, postBody(t, "https://api.example", once), 401)
 }
+
+// A Source of other hands may be wrong about what is another token.
+func TestARequestIsNotSentAgainWithTheTokenThatWasRefused(t *testing.T) {
+	token := &tokensource.Token{AccessToken: "old"}
+	server := &api{likes: refuseAll}
+	auth := &transport.Auth{Source: peeking{tokensource.Static(token), &tokensource.Token{AccessToken: "old"}}, Base: server}
+	if status, _, err := get(t, auth); status != 401 || err != nil || server.sent.Load() != 1 {
+		t.Errorf("got %d and %v after %d attempts, want the 401 after one", status, err, server.sent.Load())
+	}
+}
