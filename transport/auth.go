@@ -134,6 +134,9 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, bearer *credentials) (*http.Response, error) {
 	replayable := body.Hold(req)
 	next, caused, err := a.another(req, bearer)
+	if caused {
+		defer a.guard.tried()
+	}
 	if err != nil && replayable {
 		body.Close()
 		abandon(resp)

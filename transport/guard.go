@@ -36,6 +36,7 @@ type guard struct {
 
 	mu     sync.Mutex // guards what follows
 	trial  time.Time  // when a refusal last caused a token
+	trials int        // requests on their way with such a token
 	rows   map[origin.Origin]row
 	kinds  map[kind]bool       // a new token was refused there: what else is accepted proves nothing
 	proven map[sighting]bool   // the token was accepted; also for any kind, and any origin
@@ -103,6 +104,7 @@ func (g *guard) see(token *tokensource.Token) {
 func (g *guard) caused(old, next *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
+	g.trials++
 	g.trial = time.Now()
 	g.note(old, firstSaw{at: g.trial}) // in case its Source hands it out again
 	saw := g.seen[hashOf(next)]
@@ -110,6 +112,13 @@ func (g *guard) caused(old, next *tokensource.Token) {
 		return // many callers get one token
 	}
 	g.note(next, firstSaw{at: g.trial, caused: true})
+}
+
+// tried notes that the request is over whose refusal caused a token.
+func (g *guard) tried() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.trials--
 }
 
 // untried notes that nothing is known of a token that a refusal caused: the next
@@ -188,7 +197,7 @@ func (g *guard) enter(begin bool) bool {
 			delete(g.rows, o)
 		}
 	}
-	if len(g.rows) == 0 && clock.Passed(now, g.trial.Add(shortestPause)) {
+	if len(g.rows) == 0 && g.trials == 0 && clock.Passed(now, g.trial.Add(shortestPause)) {
 		g.watching.Store(begin)
 		if !begin {
 			g.mu.Unlock()

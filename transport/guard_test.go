@@ -452,6 +452,41 @@ func TestALateRefusalOfTheTokenBeforeBeginsNoRow(t *testing.T) {
 	})
 }
 
+func TestALateRefusalOfATokenThatWasAcceptedThereMeanwhileBeginsNoRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, late := &servers{issuer: new(issuer)}, make(chan struct{})
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: s.issuer}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Header.Get("Late") != "" && req.Header.Get("Authorization") == "Bearer token-2" {
+				<-late
+			}
+			return s.RoundTrip(req)
+		})}
+		ask := func(path string) {
+			t.Helper()
+			if got := asks(t, auth, "https://api.example"+path); got != 200 {
+				t.Errorf("%s: got status %d, want 200", path, got)
+			}
+		}
+		ask("/")
+		s.revoke()
+		go func() {
+			req := postBody(t, "https://api.example/", nil)
+			req.Header.Set("Late", "second attempt")
+			getsStatus(t, auth, req, 401)
+		}()
+		time.Sleep(time.Second)
+		ask("/") // with token-2
+		time.Sleep(2 * time.Second)
+		s.revoke()
+		ask("/other")
+		close(late)
+		time.Sleep(time.Second)
+		ask("/")
+		s.revoke()
+		ask("/")
+	})
+}
+
 // A Source with no Peek, which hands the refused token out again.
 func TestASourceThatRepeatsItsFirstTokenIsGuardedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

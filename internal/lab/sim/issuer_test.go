@@ -192,7 +192,7 @@ func (i *issuer) start(p *process, refresh string) *exchange {
 	i.calls++
 	x := &exchange{n: i.calls, process: p, refresh: refresh, began: time.Now(), since: time.Now(), epoch: len(w.ops)}
 	x.offered = knownBefore(p.nonces[issuerName], x.began)
-	if l := p.last; l != nil && l.challenge != 0 && l.ended.Equal(x.began) && l.refresh == refresh {
+	if l := p.last; l != nil && l.challenge != 0 && l.ended.Equal(x.began) && l.refresh == refresh && !p.timedOut.After(l.began) {
 		x.since, x.wanted = l.since, l.challenge
 	}
 	if a := i.byNumber(knownBefore(p.known, x.began)); a != nil {
