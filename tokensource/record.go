@@ -36,27 +36,20 @@ func (k known) follower(token *Token) known {
 	return next
 }
 
-// A verdict is what is to be done for a caller.
-type verdict int
-
-const (
-	serve   verdict = iota // the newest token will do
-	relogin                // nothing helps but a login
-	refresh                // the lock is needed: the newest record is pending, or its token old or no longer good
-)
-
-// verdict tells what is to be done for a caller who wants another token than old.
-func (k known) verdict(old *Token) verdict {
+// answer returns what a caller gets who wants another token than old: a token, or that
+// nothing helps but a login. Both are nil if the lock is needed: the newest record is
+// pending, or its token is old or no longer good.
+func (k known) answer(old *Token) (*Token, error) {
 	now := time.Now()
 	switch {
 	case k.Outcome != lineage.Saved:
-		return refresh
+		return nil, nil
 	case k.Ended:
-		return relogin
+		return nil, errEnded
 	case k.token.good(now) && (!k.token.same(old) || k.token.settles(old, now)):
-		return serve
+		return k.token, nil
 	}
-	return refresh
+	return nil, nil
 }
 
 // recordVersion is that of the JSON. A greater one is not understood, and is

@@ -122,11 +122,8 @@ func (s *Stored) look(ctx context.Context, key string, old *Token, tried *time.T
 	if err != nil {
 		return nil, err
 	}
-	switch newest.verdict(old) {
-	case serve:
-		return newest.token, nil
-	case relogin:
-		return nil, errEnded
+	if token, err := newest.answer(old); token != nil || err != nil {
+		return token, err
 	}
 	now := time.Now()
 	if !clock.Passed(now, tried.Add(longestWait)) {

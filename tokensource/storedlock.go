@@ -73,11 +73,8 @@ func (s *Stored) obtain(t turn, old *Token) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch newest.verdict(old) {
-	case serve:
-		return newest.token, nil
-	case relogin:
-		return nil, errEnded
+	if token, err := newest.answer(old); token != nil || err != nil {
+		return token, err
 	}
 	return s.exchange(t, newest)
 }

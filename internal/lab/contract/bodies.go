@@ -171,7 +171,7 @@ func nothingReadAhead(e *env) error {
 	synctest.Wait()
 	got := arrived.Load()
 	close(rest)
-	<-p.done
+	<-p.done.Done()
 	if p.err != nil {
 		return p.err
 	}
@@ -226,7 +226,7 @@ func (e *env) upload(rt http.RoundTripper) error {
 	time.Sleep(time.Second)
 	io.WriteString(caller, ", 2nd")
 	caller.Close()
-	<-p.done
+	<-p.done.Done()
 	if p.err != nil {
 		return p.err
 	}

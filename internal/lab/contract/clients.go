@@ -116,7 +116,7 @@ func manyAtOnce(e *env) error {
 		all = append(all, begin(e.rt, req))
 	}
 	for i, p := range all {
-		<-p.done
+		<-p.done.Done()
 		if p.err != nil {
 			return p.err
 		}

@@ -55,7 +55,7 @@ func (e *env) cancelDuring(req *http.Request, also func()) error {
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
 	p := start(e.rt, req.WithContext(ctx))
-	if p.isDone() {
+	if p.done.Err() != nil {
 		return fmt.Errorf("RoundTrip has returned already, with %v and %v", p.resp, p.err)
 	}
 	cancel()
@@ -64,7 +64,7 @@ func (e *env) cancelDuring(req *http.Request, also func()) error {
 		also()
 		synctest.Wait()
 	}
-	if !p.isDone() {
+	if p.done.Err() == nil {
 		return errors.New("RoundTrip goes on")
 	}
 	if p.err == nil {
@@ -205,9 +205,9 @@ func othersGoOn(e *env) error {
 	first := start(e.rt, e.request(http.MethodGet, nil).WithContext(ctx))
 	second := start(e.rt, e.request(http.MethodGet, nil))
 	cancel()
-	<-first.done
+	<-first.done.Done()
 	close(release)
-	<-second.done
+	<-second.done.Done()
 	if second.err != nil {
 		return second.err
 	}

@@ -209,16 +209,17 @@ func do(rt http.RoundTripper, req *http.Request) (answer, error) {
 
 // A pending is a RoundTrip in progress.
 type pending struct {
-	done chan struct{}
+	done context.Context // has ended when RoundTrip has returned
 	resp *http.Response
 	err  error
 }
 
 // begin sends a request in a goroutine.
 func begin(rt http.RoundTripper, req *http.Request) *pending {
-	p := &pending{done: make(chan struct{})}
+	done, end := context.WithCancel(context.Background())
+	p := &pending{done: done}
 	go func() {
-		defer close(p.done)
+		defer end()
 		p.resp, p.err = rt.RoundTrip(req)
 	}()
 	return p
@@ -231,19 +232,9 @@ func start(rt http.RoundTripper, req *http.Request) *pending {
 	return p
 }
 
-// isDone reports whether RoundTrip has returned.
-func (p *pending) isDone() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // response returns what RoundTrip has returned. It fails if that waits for more.
 func (p *pending) response(more string) (*http.Response, error) {
-	if !p.isDone() {
+	if p.done.Err() == nil {
 		return nil, errors.New("RoundTrip waits for " + more)
 	}
 	return p.resp, p.err

@@ -107,11 +107,11 @@ func (s *sending) early(resp *http.Response) (*http.Response, error) {
 	http2, over := s.d.chance(0.5), false // the connection, before its time
 	switch {
 	case http2:
-		close(s.stop)
+		s.stopped.Store(true)
 		s.closeBody()
 	case s.closed():
 		over = true
-		close(s.stop)
+		s.stopped.Store(true)
 		close(s.broken)
 		if s.unseen() {
 			return nil, errUnseen
@@ -153,7 +153,7 @@ func (s *sending) open(resp *http.Response, http2, over bool) {
 			}
 			return
 		case !over:
-			close(s.stop)
+			s.stopped.Store(true)
 		}
 		s.abandon()
 	})}

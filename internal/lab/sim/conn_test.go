@@ -111,6 +111,6 @@ func (s *sending) empty(resp *http.Response) {
 		s.free()
 		return
 	}
-	close(s.stop)
+	s.stopped.Store(true)
 	s.abandon()
 }

@@ -24,7 +24,7 @@ func (s *sending) read() {
 	}
 	buffer := buffers.Get().(*[maxBuffer]byte)
 	defer buffers.Put(buffer)
-	for !s.stopped() {
+	for !s.stopped.Load() {
 		n, err := s.req.Body.Read(buffer[:size])
 		s.gotten(buffer[:n])
 		switch {
@@ -72,7 +72,7 @@ func (s *sending) gotten(piece []byte) {
 // copy reads the body as net/http does one of unknown length over HTTP/1.1.
 func (s *sending) copy(body io.WriterTo, slow bool, d *dice) {
 	_, err := body.WriteTo(writer(func(p []byte) (int, error) {
-		if s.stopped() {
+		if s.stopped.Load() {
 			s.cut = true
 			return 0, errStuck
 		}
@@ -102,15 +102,6 @@ func (s *sending) end() {
 	}
 	if s.call.body != nil && s.call.body.trailer != nil && s.req.Trailer.Get("X-Sum") != "whole" && s.req.ContentLength < 0 {
 		s.w.broken("request %d, %d: the trailer did not come", s.call.id, s.n)
-	}
-}
-
-func (s *sending) stopped() bool {
-	select {
-	case <-s.stop:
-		return true
-	default:
-		return false
 	}
 }
 

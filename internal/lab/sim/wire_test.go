@@ -31,7 +31,7 @@ type wire struct {
 
 func (x wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := x.w
-	s := &sending{w: w, p: x.p, req: req, stop: make(chan struct{}), broken: make(chan struct{}), done: make(chan struct{})}
+	s := &sending{w: w, p: x.p, req: req, broken: make(chan struct{}), done: make(chan struct{})}
 	s.closeBody = once(func() {
 		switch req.Body.(type) {
 		case nil:
@@ -50,7 +50,7 @@ func (x wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := s.answer()
 	if err != nil {
 		if err != errUnseen {
-			close(s.stop)
+			s.stopped.Store(true)
 		}
 		s.abandon()
 		w.mu.Lock()
@@ -91,7 +91,7 @@ type sending struct {
 	curable  bool // the answer is a refusal that another token may cure
 
 	closeBody func()
-	stop      chan struct{} // closed when nobody wants more of the body
+	stopped   atomic.Bool   // nobody wants more of the body
 	broken    chan struct{} // closed when the server has closed the connection
 	done      chan struct{} // closed when the body is read and closed
 
