@@ -212,7 +212,7 @@ func (c *call) request(ctx context.Context, d *dice) *http.Request {
 // explained reports whether the plan contains the reason of an error; w.mu is held.
 func (c *call) explained(ctx context.Context, err error) bool {
 	text := err.Error()
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, errUnseen)) {
 		return true
 	}
 	if strings.Contains(text, fmt.Sprintf(" of request %d", c.id)) || c.body != nil && c.body.sticks >= 0 && errors.Is(err, errStuck) {

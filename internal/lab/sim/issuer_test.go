@@ -506,7 +506,9 @@ func isStoreError(err error) bool {
 // errTooLate is for what is sent after the end of its context.
 var errTooLate = errors.New("too late")
 
-// maybeSlow reports whether a refresh may take longer than the Cache's Timeout.
+// maybeSlow reports whether a refresh may take longer than the Cache's Timeout. Where
+// nothing new comes, the processes of a crowd ask one after the other.
 func (w *world) maybeSlow() bool {
-	return w.fault.slow+w.fault.stubborn > 0 || 4*w.latency > w.timeout || w.plan.processes > 1 && w.store.faulty()
+	return w.fault.slow+w.fault.stubborn > 0 || 4*w.latency > w.timeout ||
+		w.plan.processes > 1 && (w.store.faulty() || time.Duration(2*w.plan.processes)*w.latency > w.timeout)
 }
