@@ -167,7 +167,7 @@ func wantUploads(t *testing.T, url string, size int64, change func(*http.Request
 		change(req)
 		stall()
 		resp, err := auth.RoundTrip(req)
-		if longest := stall(); err != nil && longest > 50*time.Millisecond {
+		if longest := stall(); err != nil && longest > 20*time.Millisecond {
 			t.Logf("upload %d: %v; nothing ran for %v, so the refusal may not have been read in time", i, err, longest)
 			continue
 		}
