@@ -81,6 +81,7 @@ func settled(resp *http.Response) *http.Response {
 	if !ok || resp != b.from {
 		return resp
 	}
+	closeEnds(resp)
 	return &b.copy
 }
 

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"bufio"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -94,6 +95,67 @@ func TestNoRefusalStaysOpenWhateverItsBodyDoes(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A lasting refusal has a body of size bytes, begin and then dots, that does not end.
+type lastingRefusal struct {
+	contentType, begin string
+	size               int
+}
+
+// serve refuses "old" over a connection without buffers. It tells how much of the
+// body was read, and how long after the request the connection was closed.
+func (r lastingRefusal) serve(c net.Conn, end func(read int, closed time.Duration)) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	req, err := http.ReadRequest(in)
+	if err != nil || req.Header.Get("Authorization") != "Bearer old" {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		in.ReadByte()
+		return
+	}
+	start, read := time.Now(), 0
+	_, err = fmt.Fprintf(c, "HTTP/1.1 401 Unauthorized\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", r.contentType)
+	for part := r.begin; err == nil && read < r.size; part = strings.Repeat(".", kib) {
+		_, err = fmt.Fprintf(c, "%x\r\n%s\r\n", len(part), part)
+		read += len(part)
+	}
+	in.ReadByte()
+	end(read, time.Since(start))
+}
+
+func TestARefusalIsReadUpTo64KiBOr50ms(t *testing.T) {
+	for name, c := range map[string]struct {
+		lastingRefusal
+		closed time.Duration
+	}{
+		"long":                        {lastingRefusal{"text/plain", "refused", 200 * kib}, 0},
+		"stops":                       {lastingRefusal{"text/plain", "refused", 7}, 50 * time.Millisecond},
+		"stops in JSON, waited for":   {lastingRefusal{"application/json", `{"error":`, 9}, 100 * time.Millisecond},
+		"stops after JSON is decided": {lastingRefusal{"application/json", `{"error":"x"}`, 13}, 50 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ends := 0
+			base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				client, server := net.Pipe()
+				go c.serve(server, func(read int, closed time.Duration) {
+					if ends++; read > 72*kib || closed != c.closed {
+						t.Errorf("%s: got %d bytes read, and the connection closed after %v, want at most 72 KiB and %v", name, read, closed, c.closed)
+					}
+				})
+				return client, nil
+			}}
+			auth := &transport.Auth{Source: oldThenNew, Base: base, Refused: func(resp *http.Response) bool {
+				return transport.HasJSON(resp, "error", "x") || transport.Unauthorized(resp)
+			}}
+			getsStatus(t, auth, postBody(t, "http://localhost", nil), 200)
+			base.CloseIdleConnections()
+			time.Sleep(time.Second)
+			if ends != 1 {
+				t.Errorf("%s: %d connections of refusals were closed, want 1", name, ends)
+			}
+		})
 	}
 }
 
