@@ -767,6 +767,7 @@ func TestALateRefusalMakesTheTokenInUseNoYounger(t *testing.T) {
 			}
 			return s.RoundTrip(req)
 		})}
+		asks(t, auth, "https://api.example/")
 		late := make(chan int)
 		go func() { late <- asks(t, auth, "https://api.example/slow") }()
 		synctest.Wait()
