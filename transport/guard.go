@@ -14,26 +14,18 @@ import (
 
 // A guard limits the refreshes that refusals cause when no token helps.
 //
-//   - A refusal is cured if the token that it causes is accepted, by an answer
-//     below 400, for the
-//
-// request that was refused. Other errors prove nothing about the token. As long as
-// refusals are cured, each causes a refresh at once.
+//   - A refusal is cured if the token that it causes is accepted, by an answer below
+//     400, for the request that was refused. Other errors prove nothing about the
+//     token. As long as refusals are cured, each causes a refresh at once.
 //   - A refusal whose new token is refused as well begins a row at its origin. In a
-//     row, a
-//
-// refusal causes a refresh only if its token was first seen at least 2 s ago. Each new
-// token that is refused there doubles this pause, up to 2 minutes. A cured refusal
-// resets it to 2 s.
-//   - A token that was accepted there for the same method and path is exempt: if it
-//     is refused
-//
-// now, it was revoked. The exemption does not apply once a new token was refused for
-// that method and path, until a refusal there is cured.
+//     row, a refusal causes a refresh only if its token was first seen at least 2 s
+//     ago. Each new token that is refused there doubles this pause, up to 2 minutes. A
+//     cured refusal resets it to 2 s.
+//   - A token that was accepted there for the same method and path is exempt: if it is
+//     refused now, it was revoked. The exemption does not apply once a new token was
+//     refused for that method and path, until a refusal there is cured.
 //   - While any origin has a row, the pause of 2 s applies to all other origins, so
-//     that ten
-//
-// origins that refuse everything cause hardly more refreshes than one.
+//     that ten origins that refuse everything cause hardly more refreshes than one.
 //   - A row ends 4 minutes after it last grew.
 //
 // The guard limits refreshes, not tokens: Auth asks it only if the refused token is the
