@@ -19,9 +19,9 @@ import (
 // reached, the Read in progress is the last one ahead, and the caller's Read continues
 // with its result. Only closing the body could interrupt that Read.
 //
-// The Read in progress writes the trailers into net/http's response. So in this case
-// the caller gets a copy of the response, whose trailers appear when the caller reads
-// the end: see settled.
+// The Read in progress writes the trailers into the response of net/http. So the caller
+// gets a copy of the response, whose trailers appear when the caller reads the end: see
+// settled.
 type beginning struct {
 	from  *http.Response
 	copy  http.Response
