@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// A bound context answers as before for the values that were read of it, first by [Keyed.Key], even if
-// a framework has begun to use it for another request.
+// A bound context keeps the values that were read from it, first by [Keyed.Key]. It
+// returns them even after a framework has reused the underlying context for another
+// request.
 type bound struct {
 	context.Context
 
@@ -32,8 +33,9 @@ func (b *bound) Value(key any) any {
 	return value
 }
 
-// insideNew reports whether the caller was called by [Keyed.New], of this or another Keyed. To wait there
-// for a key that is being made might never end. The stack tells, because New has no context to pass on.
+// insideNew reports whether the caller runs inside [Keyed.New] of any Keyed. Waiting
+// there for a key that is being made might never end. It looks at the stack, because
+// New has no context to pass on.
 func insideNew() bool {
 	stack := make([]uintptr, 1000)
 	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])

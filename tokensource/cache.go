@@ -10,66 +10,64 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// A Cache keeps one token of the Source below it, and refreshes it once for
-// all callers: when it has expired, when a server has refused it, and early,
-// between 55 and 90 percent of its lifetime, while nobody waits.
+// A Cache keeps one token of the Source below it, and refreshes it once for all
+// callers. It does so when the token has expired, when a server has refused it, and
+// early: between 55 and 90 percent of its lifetime, while no caller waits.
 //
-// A refresh belongs to none of its callers: each leaves when its own context
-// ends, the refresh goes on for the others, and a refresh token that was
-// rotated meanwhile is not lost. There is at most one call of the Source at a
-// time.
+// A refresh does not depend on the callers that wait for it. Each caller leaves when
+// its own context ends; the refresh goes on, so that a refresh token that the server
+// rotates meanwhile is not lost. The Cache calls the Source once at a time.
 //
-// After a failure the Source is left alone for a while: at first for 0.18 to 0.3
-// s, then for at most a quarter of what the attempts and pauses so far have taken. An
-// attempt and its pause take 100 s at most, unless the server's Retry-After says
-// more; that is honoured up to 5 minutes. Meanwhile Token returns the token if it
-// is still good; else it waits during the first seconds, see Patience, and later
-// returns the remembered error. An error that wraps [ErrReauthenticate] is final
-// until [Cache.Set], unless the Source has a Set method itself.
+// After a failure the Cache leaves the Source alone for a pause: at first for 0.18 to
+// 0.3 s, then for at most a quarter of the time that the attempts and pauses so far
+// have taken. An attempt and its pause together take at most 100 s, unless the server's
+// Retry-After demands more; the Cache honours it up to 5 minutes. During a pause Token
+// returns the token if it is still good. Otherwise Token waits during the first
+// seconds, see Patience, and later returns the remembered error. An error that wraps
+// [ErrReauthenticate] is final until [Cache.Set], unless the Source has a Set method.
 //
-// A Source that returns the same access token with a later Expiry has extended it.
-// If it returns the token as it was, it has no other: it is left alone as after a
-// failure, and asked again when the token expires. Token returns that token
-// meanwhile, even to callers whose server refused it.
+// A Source that returns the same access token with a later Expiry has extended it. A
+// Source that returns the same token unchanged has no other: the Cache leaves it alone
+// as after a failure, and asks again when the token expires. Meanwhile Token returns
+// that token, even to callers whose server refused it.
 //
-// A token expires, and a pause ends, when the monotonic or the wall clock says
-// so: after a machine was suspended no expired token is sent, and a clock that is
-// set back keeps none alive.
+// A token expires, and a pause ends, when either the monotonic or the wall clock says
+// so. After a suspension of the machine no expired token is sent, and setting a clock
+// back does not keep a token alive.
 //
-// A Cache needs only its Source, is safe for concurrent use, and has nothing to
-// close. It must not be copied after its first use.
+// A Cache needs only its Source, is safe for concurrent use, and has nothing to close.
+// You must not copy it after its first use.
 type Cache struct {
-	// Source obtains the tokens. It is called with the Cache's own current
-	// token as old.
+	// Source obtains the tokens. Its parameter old is the Cache's own current token.
 	Source Source
 
-	// Timeout bounds a refresh. Zero means 30 s. The context that the Source
-	// gets ends then; callers are told even if the Source goes on.
+	// Timeout bounds a refresh. Zero means 30 s. At its end the Source's context ends,
+	// and callers get an error even if the Source goes on.
 	Timeout time.Duration
 
-	// Patience bounds how long an outage is hidden: callers without a good token
-	// wait for the next attempt if it comes within this time of the beginning of
-	// the first that failed. They wait no longer than their own context. An error
-	// that wraps [ErrReauthenticate] comes at once, and so does an [EndpointError]
-	// with a status of 400 to 499 except 408, 425 and 429. Zero means 3 s, which
-	// hides outages of up to 2.4 s. Less than zero means that each failure is
-	// returned.
+	// Patience bounds how long an outage is hidden from callers. A caller without a
+	// good token waits for the next attempt if it begins within this time of the first
+	// failed attempt's beginning, but not beyond the caller's own context. Two kinds of
+	// errors are returned at once: one that wraps [ErrReauthenticate], and an
+	// [EndpointError] with a status of 400 to 499, except 408, 425 and 429. Zero means
+	// 3 s, which hides outages of up to 2.4 s. A negative value means that each failure
+	// is returned.
 	Patience time.Duration
 
-	// OnRefresh, if not nil, is told of every refresh that ended, once the
-	// token is in use: to save tokens, see [Func]. It is called in a goroutine
-	// of its own, and may call the Cache. A panic in it is logged with its stack by
-	// package log, and goes no further.
+	// OnRefresh, if not nil, is called after each refresh, once the token is in use.
+	// Use it for metrics and logs. To save tokens, see [Func]. It runs in its own
+	// goroutine, and may call the Cache. If it panics, package log logs the panic with
+	// its stack, and the process goes on.
 	OnRefresh func(Refresh)
 
-	// ready is all that Token reads while it holds a good token: then it takes no
-	// lock, and allocates nothing. Nil means to look.
+	// ready is all that Token reads while it holds a good token: then Token takes no
+	// lock and allocates nothing. Nil means that Token must look.
 	ready    atomic.Pointer[lease]
 	calls    singleflight.Group // of Source: one at a time
 	watching sync.Mutex         // held while Source looks
 
-	// The token is none, good until its end, or expired. The Source is in one of
-	// the states below. Token, with the token that a server refused as old:
+	// The token is none, good until its end, or expired. The Source is in one of the
+	// states below. Token, whose old is the token that a server refused:
 	//
 	//	             a good token, another than old    none, or only old
 	//	idle         returns it; an early refresh      starts a refresh, and waits
@@ -88,13 +86,13 @@ type Cache struct {
 	telling *telling   // the last Set, Forget or Replace
 }
 
-// A state is the Source's.
+// A state is the state of the Source.
 type state int
 
 const (
 	idle      state = iota
-	asking          // a refresh is under way
-	leftAlone       // since the last refresh failed, or brought the same token
+	asking          // a refresh is in progress
+	leftAlone       // the last refresh failed, or brought the same token
 	ended           // a login is needed
 )
 
@@ -111,16 +109,15 @@ func (c *Cache) state(now time.Time) state {
 	return idle
 }
 
-// Token returns the current token if it is good and another one than old.
-// Otherwise it waits for a refresh, until ctx ends. It returns old again if the
-// Source has no other.
+// Token returns the current token if it is good and differs from old. Otherwise it
+// waits for a refresh, until ctx ends. It returns old again if the Source has no other
+// token.
 //
-// While a refresh runs because a server refused the token, all callers wait for
-// it, those with another old for 1 s at most, provided that the refresh before
-// succeeded.
+// While a refresh runs because a server refused the token, all callers wait for it, if
+// the refresh before succeeded. A caller with another old waits at most 1 s.
 //
-// The error is ctx's, the Source's, or one that wraps context.DeadlineExceeded
-// when Timeout has passed.
+// The error is the one of ctx or of the Source, or wraps context.DeadlineExceeded after
+// Timeout.
 func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 	if token := c.atOnce(old); token != nil {
 		return token, nil
@@ -128,8 +125,7 @@ func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 	return c.get(ctx, old)
 }
 
-// atOnce returns what Token may return without a lock and without its ctx; nil if
-// it must look.
+// atOnce returns what Token may return without a lock and without ctx, or nil.
 func (c *Cache) atOnce(old *Token) *Token {
 	if l := c.ready.Load(); l != nil && !l.token.same(old) {
 		if now := time.Now(); !lapsed(now, l.until) && !lapsed(now, l.early) {
@@ -139,7 +135,7 @@ func (c *Cache) atOnce(old *Token) *Token {
 	return nil
 }
 
-// get looks until there is a token or an error.
+// get looks until it has a token or an error.
 func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -153,8 +149,8 @@ func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 	}
 }
 
-// Peek returns the current token if it is another one than old, and good or the
-// only one that the Source has, else nil. It neither waits nor asks the Source.
+// Peek returns the current token if it differs from old, and is good or the Source's
+// only one; otherwise nil. It neither waits nor asks the Source.
 func (c *Cache) Peek(_ context.Context, old *Token) *Token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,7 +162,8 @@ func (c *Cache) Peek(_ context.Context, old *Token) *Token {
 	return c.lease.token
 }
 
-// look is the table above: a token or an error at once, or what to wait for.
+// look implements the table above: it returns a token or an error at once, or what to
+// wait for.
 func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,7 +184,7 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 		return nil, c.join(now), nil
 	case leftAlone:
 		switch r := c.row; {
-		case r.err == nil: // even if it has expired, for clocks may be wrong
+		case r.err == nil: // even if it has expired, because clocks may be wrong
 			return c.lease.token, nil, nil
 		case r.hidden:
 			return nil, &wait{flight: r.next, until: r.until}, nil
@@ -196,7 +193,7 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 	return nil, nil, c.row.err
 }
 
-// offer is the table's column of those with a good token; c.mu is held.
+// offer implements the table's column for a good token; c.mu is held.
 func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error) {
 	switch c.state(now) {
 	case idle:
@@ -215,8 +212,8 @@ func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error)
 	return c.lease.token, nil, nil
 }
 
-// watch has a Source that shares the token look at what others have, when it is time;
-// c.mu is held.
+// watch lets a Source that shares the token look at the store when it is time; c.mu is
+// held.
 func (c *Cache) watch(ctx context.Context, now time.Time) {
 	s, ok := c.Source.(looker)
 	if !ok || !lapsed(now, c.lease.look) {
@@ -231,7 +228,7 @@ func (c *Cache) watch(ctx context.Context, now time.Time) {
 	}()
 }
 
-// publish tells what Token may return without a lock; c.mu is held.
+// publish sets what Token may return without a lock; c.mu is held.
 func (c *Cache) publish(now time.Time) {
 	if !c.lease.good(now) || c.flight.holds(now) {
 		c.ready.Store(nil)
@@ -250,7 +247,7 @@ func (c *Cache) publish(now time.Time) {
 // A wait is what a caller waits for before it looks again.
 type wait struct {
 	flight *flight
-	until  time.Time // no longer than this; zero means no bound
+	until  time.Time // at most until then; zero means no bound
 }
 
 // pass returns when the wait is over, or ctx ends.
@@ -266,9 +263,9 @@ func (w *wait) pass(ctx context.Context) {
 	}
 }
 
-// expendable reports whether nothing is under way, and nothing would be lost with the
-// Cache: no refresh token that may work, and no good token of a login that the Source
-// was not told of.
+// expendable reports whether nothing is in progress and the Cache can be dropped
+// without a loss: it has no refresh token that may work, and no good token of a login
+// that the Source does not know of.
 func (c *Cache) expendable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -282,13 +279,13 @@ func (c *Cache) expendable() bool {
 	if !dead && c.lease.token != nil && c.lease.token.RefreshToken != "" {
 		return false
 	}
-	if !c.lease.good(time.Now()) || dead && c.lease.until.IsZero() { // such a token would keep its place for ever
+	if !c.lease.good(time.Now()) || dead && c.lease.until.IsZero() { // otherwise such a token would keep its place permanently
 		return true
 	}
 	_, told := c.Source.(setter)
 	return !dead && (told || !c.lease.login)
 }
 
-// Format writes the type of Source, whatever the verb: no secret, and nothing
-// that changes meanwhile.
+// Format writes the type of Source for every verb. It shows no secret and reads nothing
+// that changes concurrently.
 func (c *Cache) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "cache of %T", c.Source) }

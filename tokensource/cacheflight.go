@@ -13,15 +13,15 @@ import (
 	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
-// A Refresh is what [Cache.OnRefresh] is told.
+// A Refresh is the argument of [Cache.OnRefresh].
 type Refresh struct {
 	Cause    Cause
-	Duration time.Duration // from the moment the first caller needed it
-	Waiters  int           // callers that waited for it; those that left early count too
-	Err      error         // nil if a token came
+	Duration time.Duration // from the moment when the first caller needed it
+	Waiters  int           // callers that waited for it, including those that left early
+	Err      error         // nil if there is a new token
 }
 
-// tell calls fn. It runs in a goroutine that no caller can recover.
+// tell calls fn, in a goroutine where no caller can recover.
 func (r Refresh) tell(fn func(Refresh)) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -31,45 +31,45 @@ func (r Refresh) tell(fn func(Refresh)) {
 	fn(r)
 }
 
-// A Cause is why a token was refreshed.
+// A Cause is the reason for a refresh.
 type Cause string
 
 // The causes of a refresh.
 const (
 	Expired Cause = "expired" // there was no good token
-	Early   Cause = "early"   // the token had passed a part of its life
+	Early   Cause = "early"   // part of the token's lifetime had passed
 	Refused Cause = "refused" // a server refused the token
 )
 
-// A flight is a refresh as its callers see it: one call of the Source, or more
-// if one had begun before a Set or Forget, or for another flight.
+// A flight is a refresh as its callers see it. It makes one call of the Source, or more
+// if a call began before a Set or Forget, or for another flight.
 type flight struct {
 	cause   Cause
 	began   time.Time
 	waiters int
-	hold    time.Time // until then all callers wait, those with a good token too
+	hold    time.Time // until then all callers wait, including those with a good token
 
-	done chan struct{} // closed at the end, for those who wait to look again
+	done chan struct{} // closed at the end, for waiting callers to look again
 }
 
-// A call is one call of the Source. It outlives its flight if the Source
-// ignores its context.
+// A call is one call of the Source. It outlives its flight if the Source ignores its
+// context.
 type call struct {
 	flight *flight
 	began  time.Time
 	old    *Token
-	void   bool // Set or Forget came meanwhile
+	void   bool // Set or Forget has taken effect since
 
 	token *Token
 	err   error
-	login bool // err says that a login is needed
+	login bool // err reports that a login is needed
 }
 
-// longestHold is how long callers wait for a newer token than the one that
-// another caller's server refused: theirs may like it.
+// longestHold is how long callers with a good token wait for a newer one after another
+// caller's server refused theirs: their own servers may accept it.
 const longestHold = time.Second
 
-// holds reports whether callers with a good token wait, too.
+// holds reports whether callers with a good token wait as well.
 func (f *flight) holds(now time.Time) bool {
 	return f != nil && !clock.Passed(now, f.hold)
 }
@@ -81,8 +81,9 @@ func (c *Cache) start(ctx context.Context, cause Cause, now time.Time) {
 	go c.fly(ctx, cancel, c.flight)
 }
 
-// join makes the caller wait for the flight. The first who has no good token, or
-// a refused one, makes all others wait, if the refresh before succeeded; c.mu is held.
+// join makes the caller wait for the flight. The first caller without a good token, or
+// with a refused one, makes all others wait, if the refresh before succeeded; c.mu is
+// held.
 func (c *Cache) join(now time.Time) *wait {
 	f := c.flight
 	f.waiters++
@@ -93,13 +94,13 @@ func (c *Cache) join(now time.Time) *wait {
 	return &wait{flight: f}
 }
 
-// fly has the Source called until the flight is over.
+// fly calls the Source until the flight is over.
 func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
 	defer cancel()
 	for c.told(ctx) {
 		returned := c.calls.DoChan("", func() (any, error) {
 			var call sync.WaitGroup
-			call.Go(func() { c.ask(ctx, f) }) // singleflight's own may not end by runtime.Goexit
+			call.Go(func() { c.ask(ctx, f) }) // singleflight's goroutine must not end by runtime.Goexit
 			call.Wait()
 			return nil, nil
 		})
@@ -117,7 +118,7 @@ func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
 	}
 }
 
-// ask calls the Source, in a goroutine that it may end or never let go.
+// ask calls the Source, in a goroutine that the Source may end or block.
 func (c *Cache) ask(ctx context.Context, f *flight) {
 	k := c.begin(f)
 	if k == nil {
@@ -142,7 +143,8 @@ func (c *Cache) ask(ctx context.Context, f *flight) {
 
 var errNoSource = errors.New("tokensource: Cache.Source is nil")
 
-// begin notes that a call begins, with the current token; nil if the flight is over.
+// begin notes that a call begins with the current token. It returns nil if the flight
+// is over.
 func (c *Cache) begin(f *flight) *call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,10 +155,10 @@ func (c *Cache) begin(f *flight) *call {
 	return c.call
 }
 
-// returned takes what the Source returned. A token is welcome even if nobody
-// waits any more, for its refresh token may be the only one that works, and so is
-// the news that a login is needed: the dead refresh token is not sent again. Any
-// other late error says nothing of the flight that waits now.
+// returned handles what the Source returned. A late token is used, because its refresh
+// token may be the only valid one. A late error counts if it says that a login is
+// needed, so that the dead refresh token is not sent again. Any other late error is
+// ignored, because it says nothing about the current flight.
 func (c *Cache) returned(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,7 +170,7 @@ func (c *Cache) returned(k *call) {
 	c.settle(k)
 }
 
-// settle ends the flight, if there is one, with what a call brought; c.mu is held.
+// settle ends the flight, if there is one, with the result of a call; c.mu is held.
 func (c *Cache) settle(k *call) {
 	now, f := time.Now(), c.flight
 	event, began := Refresh{Cause: k.flight.cause, Err: k.err}, k.began
@@ -190,16 +192,16 @@ func (c *Cache) settle(k *call) {
 	}
 }
 
-// land ends the wait of the flight's callers, who look again.
+// land ends the wait of the flight's callers, which then look again.
 func (f *flight) land() {
 	if f != nil {
 		close(f.done)
 	}
 }
 
-// withoutTrace hides an httptrace of the caller's: it is for the caller's request,
-// not for the token endpoint's. An empty one takes the place of the hooks that
-// package net looks up by a key of its own.
+// withoutTrace hides the caller's httptrace, which is for the caller's request and not
+// for the token request. An empty trace replaces the hooks that package net looks up by
+// its own key.
 func withoutTrace(ctx context.Context) context.Context {
 	empty := &httptrace.ClientTrace{ConnectStart: func(string, string) {}}
 	return untraced{httptrace.WithClientTrace(untraced{ctx}, empty)}

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// Set makes token the current one, after a login. It ends a refresh in flight
-// and wins over it; those who wait look again. A token with a refresh token
-// alone is exchanged at the next call of Token. A JWT without Expiry has what its
-// exp leaves of it by the local clock.
+// Set makes token the current one, after a login. It ends a refresh in flight and wins
+// over it; the callers that wait look again. If token has only a refresh token, the
+// next call of Token exchanges it. A JWT without Expiry expires at its exp by the local
+// clock.
 //
-// The token is handed on to a Source that has a Set method, whose error is
-// returned; then the token is used all the same, and the Source is asked soon, so
-// that it may save it. A Source is told of Set, Replace and Forget one after the
-// other, in the order in which they took effect here, and asked for no token
-// meanwhile: if ctx ends before it is the turn of this one, Set returns ctx's error, and the
-// Source is told all the same. A later Set or Forget ends the context of one that is not done, which
-// then returns what the later one does: nil means that the Source has taken this login or
-// a later login or logout.
+// If the Source has a Set method, Set calls it and returns its error. Even after an
+// error the token is used, and the Source is asked soon, so that it may save the token.
+// The Source receives Set, Replace and Forget one after the other, in the order in
+// which they took effect here, and is not asked for a token meanwhile. If ctx ends
+// before the Source's turn has come, Set returns ctx's error, and the Source still
+// receives the call. A later Set or Forget ends the context of an unfinished one, which
+// then returns the result of the later one. So nil means that the Source has taken this
+// login, or a later login or logout.
 func (c *Cache) Set(ctx context.Context, token *Token) error {
 	if err := checkLogin(token); err != nil {
 		return err
@@ -40,11 +40,11 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 	return err
 }
 
-// Forget drops the token, after a logout. It ends a refresh in flight and wins
-// over it. Until Set, Token returns [ErrReauthenticate] and the Source is not
-// asked. If the Source has a Forget method, as [Stored] has, Forget calls it, see Set,
-// and returns its error. From then on Token asks such a Source again, because the next
-// login may take place in another process.
+// Forget drops the token, after a logout. It ends a refresh in flight and wins over it.
+// Until Set, Token returns [ErrReauthenticate] and does not ask the Source. If the
+// Source has a Forget method, as [Stored] has, Forget calls it as Set does, and returns
+// its error. From then on Token asks such a Source again, because the next login may
+// take place in another process.
 func (c *Cache) Forget(ctx context.Context) error {
 	t := c.logIn(lease{}, endedRow(ErrReauthenticate))
 	var say func(context.Context) error
@@ -53,18 +53,18 @@ func (c *Cache) Forget(ctx context.Context) error {
 		say = s.Forget
 	}
 	err := t.tellLogin(ctx, say)
-	if _, keeps := s.(keeper); ok && err == nil || keeps { // that remembers it even so, and saves it with the next call
+	if _, keeps := s.(keeper); ok && err == nil || keeps { // a keeper remembers the logout even after an error, and saves it with the next call
 		c.unlessOvertaken(t, func(time.Time) { c.setRow(nil) })
 	}
 	return err
 }
 
-// Replace makes next the current token if old still is, and nothing is about to
-// replace it: for a token that a server has sent along with an answer to old.
-// If next has no refresh token, it keeps the current one. If old is no longer current,
-// or about to be replaced, Replace does nothing and returns nil, because next may be
-// older than what has come since. If the Source has a Replace method, Replace calls it, see Set; otherwise it
-// calls Set, if the Source has that. It returns the error of that call.
+// Replace makes next the current token, for a token that a server has sent along with
+// an answer to old. If next has no refresh token, it keeps the current one. If old is
+// no longer current, or is about to be replaced, Replace does nothing and returns nil,
+// because next may be older than the current token. If the Source has a Replace method,
+// Replace calls it as Set does; otherwise it calls the Source's Set, if there is one.
+// It returns the error of that call.
 func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
 	if err := checkLogin(next); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (c *Cache) Replace(ctx context.Context, old, next *Token) error {
 	return t.tell(ctx, say)
 }
 
-// replace returns next as it is kept; nil if it is not.
+// replace returns next in the form that is kept, or nil if it is not kept.
 func (c *Cache) replace(old *Token, next Token) (*Token, *telling) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,7 +108,7 @@ func (c *Cache) replace(old *Token, next Token) (*Token, *telling) {
 	return kept, c.next(false)
 }
 
-// logIn begins anew after a login or logout.
+// logIn starts anew after a login or logout.
 func (c *Cache) logIn(l lease, r *row) *telling {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +116,8 @@ func (c *Cache) logIn(l lease, r *row) *telling {
 	return c.next(true)
 }
 
-// unlessOvertaken calls f if nothing has taken effect since t.
+// unlessOvertaken calls f if no other login, logout or Replace has taken effect since
+// t.
 func (c *Cache) unlessOvertaken(t *telling, f func(now time.Time)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -127,7 +128,7 @@ func (c *Cache) unlessOvertaken(t *telling, f func(now time.Time)) {
 	}
 }
 
-// reset begins anew; c.mu is held.
+// reset starts anew; c.mu is held.
 func (c *Cache) reset(l lease, r *row, now time.Time) {
 	if c.call != nil {
 		c.call.void = true
@@ -139,18 +140,17 @@ func (c *Cache) reset(l lease, r *row, now time.Time) {
 	f.land()
 }
 
-// A telling hands a Set, Replace or Forget on to the Source.
+// A telling passes a Set, Replace or Forget on to the Source.
 type telling struct {
-	before <-chan struct{} // closed when the one before is over; nil: there was none
+	before <-chan struct{} // closed when the telling before is over; nil: there was none
 	over   chan struct{}
-	err    error // once it is over: what became of it
+	err    error // the result, once it is over
 
-	login context.Context // ends with the next Set or Forget, which calls
+	login context.Context // ends with the next Set or Forget, which calls end
 	end   context.CancelCauseFunc
 }
 
-// next notes that something has taken effect that the Source is to be told;
-// c.mu is held.
+// next notes that the Source is to receive another call; c.mu is held.
 func (c *Cache) next(login bool) *telling {
 	t := &telling{over: make(chan struct{})}
 	if last := c.telling; last != nil {
@@ -166,12 +166,12 @@ func (c *Cache) next(login bool) *telling {
 	return t
 }
 
-// An overtaking is why a login's context ends: by a later login or logout.
+// An overtaking is the cause that ends a login's context: a later login or logout.
 type overtaking struct{ by *telling }
 
 func (overtaking) Error() string { return "tokensource: a later login or logout has taken effect" }
 
-// isOver reports whether nobody is being told any more.
+// isOver reports whether the Source has received all calls.
 func (t *telling) isOver() bool {
 	if t == nil {
 		return true
@@ -184,7 +184,7 @@ func (t *telling) isOver() bool {
 	}
 }
 
-// tell calls say, if not nil, when it is its turn.
+// tell calls say, if not nil, in its turn.
 func (t *telling) tell(ctx context.Context, say func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -198,9 +198,9 @@ func (t *telling) tell(ctx context.Context, say func(context.Context) error) err
 	})
 }
 
-// tellLogin is tell for a login or logout. If it fails and there is a later one, it
-// returns what becomes of that: until the Source has one of the two, other processes
-// may go on with what was before.
+// tellLogin is tell for a login or logout. If it fails and there is a later login or
+// logout, it returns the result of that: until the Source has one of the two, other
+// processes may go on with the state before.
 func (t *telling) tellLogin(ctx context.Context, say func(context.Context) error) error {
 	err := t.tell(ctx, say)
 	for err != nil {
@@ -219,8 +219,8 @@ func (t *telling) tellLogin(ctx context.Context, say func(context.Context) error
 	return nil
 }
 
-// inTurn calls say after the telling before. If ctx ends first, say is called all
-// the same, for a Source may remember what it is told in vain.
+// inTurn calls say after the telling before. If ctx ends first, say is still called
+// later, because a Source may remember a call that failed.
 func (t *telling) inTurn(ctx context.Context, say func() error) error {
 	if t.before == nil {
 		return say()
@@ -234,7 +234,7 @@ func (t *telling) inTurn(ctx context.Context, say func() error) error {
 	}
 }
 
-// guarded calls the Source, perhaps in a goroutine that no caller can recover.
+// guarded calls the Source, possibly in a goroutine where no caller can recover.
 func guarded(call func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -244,8 +244,8 @@ func guarded(call func() error) (err error) {
 	return sound(call())
 }
 
-// told waits until the Source was told of all that has taken effect; false if ctx
-// has ended.
+// told waits until the Source has received all calls. It returns false if ctx has
+// ended.
 func (c *Cache) told(ctx context.Context) bool {
 	c.mu.Lock()
 	last := c.telling

@@ -9,37 +9,37 @@ import (
 	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
-// A row is refreshes one after the other that brought nothing new. It does not
-// change: the next refresh makes another one.
+// A row is a series of refreshes that brought nothing new. It does not change: the next
+// refresh makes another row.
 type row struct {
-	err    error         // of the last; nil: the Source has confirmed its token
+	err    error         // of the last refresh; nil: the Source has confirmed its token
 	ended  bool          // only a login helps
-	began  time.Time     // when the first began that failed
-	lasted time.Duration // its attempts and pauses together
-	until  time.Time     // when the next may begin
-	hidden bool          // callers wait for it instead of getting err
-	next   *flight       // never begins: it lands when another row, or none, takes the place of this one
+	began  time.Time     // when the first failed refresh began
+	lasted time.Duration // duration of all attempts and pauses
+	until  time.Time     // when the next refresh may begin
+	hidden bool          // callers wait for the next refresh instead of getting err
+	next   *flight       // never begins; it lands when another row, or none, replaces this one
 }
 
-// Bounds of the pauses. These numbers meet both one client's short outage and a
-// fleet's, see internal/lab/fleet. As a pause is at most a quarter of the row so far, an
-// outage delays its callers by a quarter of its length at most.
+// Bounds of the pauses. These numbers suit both one client's short outage and a
+// fleet's, see internal/lab/fleet. As a pause is at most a quarter of the row so far,
+// an outage delays its callers by at most a quarter of its length.
 const (
 	firstPause    = 300 * time.Millisecond
 	longestPause  = 100 * time.Second // together with the attempt before it
-	longestDemand = 5 * time.Minute   // of a server, by Retry-After
+	longestDemand = 5 * time.Minute   // of a server's Retry-After
 )
 
 // resting reports whether the Source is left alone.
 func (r *row) resting(now time.Time) bool { return !clock.Passed(now, r.until) }
 
-// pause draws the next pause, after an attempt that took so long.
+// pause draws the next pause after an attempt of this duration.
 func (r *row) pause(attempt time.Duration) time.Duration {
 	most := max(firstPause, min(r.lasted/4, longestPause-attempt))
 	return most - rand.N(most*2/5)
 }
 
-// setRow puts a row in the place of the last, whose callers look again; c.mu is held.
+// setRow replaces the row, whose waiting callers look again; c.mu is held.
 func (c *Cache) setRow(r *row) {
 	if c.row != nil {
 		c.row.next.land()
@@ -50,8 +50,8 @@ func (c *Cache) setRow(r *row) {
 // endedRow leaves the Source alone until a login.
 func endedRow(err error) *row { return &row{err: err, ended: true} }
 
-// rest leaves the Source alone after a refresh that began then and failed, or
-// brought nothing new: err is nil; c.mu is held.
+// rest leaves the Source alone after a refresh that began at began. It failed with err,
+// or brought nothing new if err is nil; c.mu is held.
 func (c *Cache) rest(err error, least, most time.Duration, began, now time.Time) {
 	attempt := now.Sub(began)
 	r := &row{err: err, began: began, lasted: attempt, next: &flight{done: make(chan struct{})}}
@@ -71,17 +71,17 @@ func (c *Cache) rest(err error, least, most time.Duration, began, now time.Time)
 	c.setRow(r)
 }
 
-// adopt makes a token of the Source the current one; c.mu is held. One that is not
-// new, or has expired already, is served all the same, for clocks may be wrong; the
+// adopt makes a token of the Source the current one; c.mu is held. A token that is not
+// new, or has already expired, is served as well, because clocks may be wrong. The
 // Source is then asked again as rarely as after a failure, but at the token's end.
 func (c *Cache) adopt(token *Token, refused bool, began, now time.Time) {
 	before := c.lease
 	c.lease = newLease(token, began, now)
 	c.lease.login = before.login && token.same(before.token)
 	if token.same(before.token) && token.Expiry.Round(0).Equal(before.token.Expiry) {
-		c.lease.until = before.until // the same by the monotonic clock too, whatever the wall clock did
+		c.lease.until = before.until // the same by the monotonic clock, too, whatever the wall clock did
 	}
-	paced := !clock.Passed(now, token.RefreshAt) // the Source says itself when to ask again
+	paced := !clock.Passed(now, token.RefreshAt) // the Source itself says when to ask again
 	fresh := !token.same(before.token) || !refused && (paced || c.lease.extends(&before))
 	if fresh && c.lease.good(now) {
 		c.setRow(nil)
@@ -110,8 +110,8 @@ func (c *Cache) fail(err error, began, now time.Time) {
 	c.rest(err, demanded(err), most, began, now)
 }
 
-// demanded draws the pause that a server's Retry-After demands: longer by up to a
-// quarter, which keeps a fleet apart that was told the same.
+// demanded draws the pause that a server's Retry-After demands. It is longer by up to a
+// quarter, which spreads a fleet that received the same demand.
 func demanded(err error) time.Duration {
 	e, _ := errors.AsType[*EndpointError](err)
 	if e == nil {
@@ -121,8 +121,8 @@ func demanded(err error) time.Duration {
 	return least + rand.N(least/4+1)
 }
 
-// transient reports whether another attempt may succeed soon: not if a login is
-// needed, the token endpoint refuses the request as it is, or there is no Source.
+// transient reports whether another attempt may succeed soon. It cannot if a login is
+// needed, if the token endpoint refuses the request itself, or if there is no Source.
 func transient(err error) bool {
 	e, _ := errors.AsType[*EndpointError](err)
 	if e == nil || e.StatusCode/100 != 4 {

@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// ClientCredentials obtains tokens for the client itself (RFC 6749 section
-// 4.4). Put a [Cache] over it.
+// ClientCredentials obtains tokens for the client itself (RFC 6749 section 4.4). Put a
+// [Cache] over it.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type ClientCredentials struct {
-	// Endpoint is where, and as whom.
+	// Endpoint is the token endpoint, and how the client authenticates there.
 	Endpoint Endpoint
 
-	// Scopes to ask for. None means the server's default.
+	// Scopes are the scopes to request. None means the server's default.
 	Scopes []string
 }
 
-// Token obtains a token, whatever old is. Its errors are those of [Endpoint.Exchange].
+// Token obtains a token and ignores old. Its errors are those of [Endpoint.Exchange].
 func (c *ClientCredentials) Token(ctx context.Context, old *Token) (*Token, error) {
 	return c.Endpoint.Exchange(ctx, grantForm("client_credentials", c.Scopes))
 }
@@ -29,13 +29,14 @@ func (c *ClientCredentials) fingerprint() []string {
 	return c.Endpoint.fingerprint("client_credentials", c.Scopes)
 }
 
-// String tells the endpoint, no secret.
+// String describes the endpoint, without a secret.
 func (c ClientCredentials) String() string {
 	return "client credentials for the " + c.Endpoint.String()
 }
 
-// Format writes [ClientCredentials.String], whatever the verb. Endpoint's own
-// does not suffice: fmt passes it over on the way to a field of a wrong verb.
+// Format writes [ClientCredentials.String] for every verb. The Format method of
+// Endpoint does not suffice, because fmt skips it on the way to a field that does not
+// fit the verb.
 func (c ClientCredentials) Format(s fmt.State, verb rune) { io.WriteString(s, c.String()) }
 
 // MarshalText returns [ClientCredentials.String], so that JSON, XML and slog show no secret.

@@ -13,35 +13,35 @@ import (
 	"slices"
 )
 
-// Encrypted is a [Store] that keeps its values in another, encrypted with
-// AES-256-GCM. A value cannot be changed, nor put under another key, without
-// being noticed; an old value of the same key can be put back.
+// Encrypted is a [Store] that encrypts its values with AES-256-GCM and keeps them in
+// another Store. It detects a value that was changed or moved to another key. It cannot
+// detect an old value of the same key.
 //
-// To change the key, put the new one first and keep the old one until each value
-// has been saved again. Where several processes share the Store, put the new one
-// behind the old one everywhere before.
+// To change the encryption key, add the new one in front, and keep the old one until
+// each value has been saved again. If several processes share the Store, first add the
+// new one behind the old one in all of them.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type Encrypted struct {
 	// Store keeps the encrypted values.
 	Store Store
 
-	// Keys are of 32 random bytes each. The first encrypts, all decrypt. With
-	// none, or one of another length, every call fails.
+	// Keys are the encryption keys, each of 32 random bytes. The first encrypts, all
+	// decrypt. If there is none, or one has another length, every call fails.
 	Keys [][]byte
 }
 
-// A sealed value is a header and what AES-GCM with a random nonce makes. The header is
-// the magic, with the version as its last byte, and the id of the key.
+// A sealed value is a header and the output of AES-GCM with a random nonce. The header
+// is the magic, the version as its last byte, and the id of the key.
 const (
 	sealedMagic   = "tt-sealed"
 	sealedVersion = 1
 	keyIDSize     = 8
 )
 
-// Load decrypts what Store has. A [StoreError] of Op "decode" tells that the value
-// is of none of Keys, was changed or cut short, is not one of ours, or is of a
-// newer version, or that Keys cannot be used.
+// Load decrypts the value in Store. A [StoreError] of Op "decode" says that none of
+// Keys fits, that the value was changed or cut short, is not from an Encrypted, or has
+// a newer version, or that Keys is unusable.
 func (e *Encrypted) Load(ctx context.Context, key string) ([]byte, error) {
 	if err := e.check(key); err != nil {
 		return nil, err
@@ -53,8 +53,8 @@ func (e *Encrypted) Load(ctx context.Context, key string) ([]byte, error) {
 	return e.open(key, value)
 }
 
-// Update decrypts the value for fn, and encrypts what fn saves. Where it cannot
-// decrypt, it returns an error as Load does, and fn is not called.
+// Update decrypts the value for fn, and encrypts what fn saves. If it cannot decrypt
+// the value, it returns an error as Load does, and does not call fn.
 func (e *Encrypted) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
 	if err := e.check(key); err != nil {
 		return err
@@ -137,17 +137,17 @@ func aead(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// keyID names a key and gives nothing of it away.
+// keyID returns an id of a key that reveals nothing about it.
 func keyID(key []byte) []byte {
 	mac := hmac.New(sha256.New, key)
 	io.WriteString(mac, "tokentripper key id")
 	return mac.Sum(nil)[:keyIDSize]
 }
 
-// additional binds a value to its header and to its place in the Store.
+// additional binds a value to its header and to its key in the Store.
 func additional(header []byte, key string) []byte { return append(slices.Clip(header), key...) }
 
-// Format writes the type of Store, whatever the verb.
+// Format writes the type of Store for every verb.
 func (e Encrypted) Format(s fmt.State, verb rune) {
 	fmt.Fprintf(s, "encrypted %T with %d keys", e.Store, len(e.Keys))
 }
@@ -155,5 +155,5 @@ func (e Encrypted) Format(s fmt.State, verb rune) {
 // MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
 func (e Encrypted) MarshalText() ([]byte, error) { return fmt.Append(nil, e), nil }
 
-// MarshalBinary returns an error, so that gob and its like write no secret.
+// MarshalBinary returns an error, so that gob and similar encoders write no secret.
 func (e Encrypted) MarshalBinary() ([]byte, error) { return nil, errBinary }

@@ -17,104 +17,103 @@ import (
 	"github.com/tokentripper/tokentripper/internal/proofsent"
 )
 
-// An Endpoint is an authorization server's token endpoint and how this client
+// An Endpoint is the token endpoint of an authorization server, and how this client
 // authenticates there (RFC 6749 sections 2.3 and 3.2).
 //
 // Printed, logged or marshalled in any way, an Endpoint shows no secret.
 type Endpoint struct {
-	// URL is the token endpoint. It must be https, unless the host is loopback
+	// URL is the token endpoint. Its scheme must be https, unless the host is loopback
 	// or AllowHTTP is set.
 	URL string
 
-	// Issuer finds the token endpoint, in place of URL, and whether it takes the
-	// ClientSecret by HTTP Basic or in the form. Nil means that URL is set.
+	// Issuer replaces URL: it finds the token endpoint, and whether that takes
+	// ClientSecret by HTTP Basic or in the form. If Issuer is nil, you must set URL.
 	Issuer *Issuer
 
-	// ClientID names the client.
+	// ClientID is the client's identifier.
 	ClientID string
 
-	// ClientSecret authenticates the client, by HTTP Basic
-	// (client_secret_basic). Empty means a public client.
+	// ClientSecret authenticates the client by HTTP Basic (client_secret_basic). Empty
+	// means a public client.
 	ClientSecret string
 
-	// ClientSecretPost sends the secret in the form instead
-	// (client_secret_post), for servers that know no Basic.
+	// ClientSecretPost sends the secret in the form instead (client_secret_post), for
+	// servers that do not support Basic.
 	ClientSecretPost bool
 
-	// ClientAssertion authenticates the client by a JWT instead
-	// (private_key_jwt, RFC 7523 section 2.2), anew for each request: a
-	// [SignedJWT] with the client's id as Issuer and Subject, or a [File]. Nil
-	// means none; beside ClientSecret it is an error.
+	// ClientAssertion authenticates the client by a JWT instead of a secret
+	// (private_key_jwt, RFC 7523 section 2.2). It is asked for each request. Use a
+	// [SignedJWT] with the client's id as Issuer and Subject, or a [File]. Nil means
+	// none. Setting ClientSecret as well is an error.
 	ClientAssertion Source
 
-	// Params are sent with every request, beside those of the grant, which win:
-	// audience, resource and the like. Nil means none.
+	// Params are further parameters of every request, such as audience or resource. A
+	// parameter of the grant replaces one with the same name. Nil means none.
 	Params url.Values
 
-	// RequestJSON returns what is sent as JSON in place of the form, for servers
-	// that take no forms. It is given the form, with grant_type and all
-	// parameters:
+	// RequestJSON returns a value to send as JSON instead of the form, for servers that
+	// do not accept forms. The form has grant_type and all parameters:
 	//
 	//	RequestJSON: func(form url.Values) any {
 	//		return map[string]string{"refreshToken": form.Get("refresh_token")}
 	//	}
 	//
-	// A secret that it adds belongs in Params, so that no error shows it if the
-	// server repeats it. It may be called by many goroutines at once. Nil sends the
-	// form.
+	// Put a secret that it needs into Params, so that no error shows the secret if the
+	// server repeats it. RequestJSON must be safe for concurrent use. Nil means that
+	// the form is sent.
 	RequestJSON func(form url.Values) any
 
-	// ReplyJSON translates the body of a reply, good or not, to the JSON object of
-	// RFC 6749 sections 5.1 and 5.2, for servers that wrap it or use other names. It
-	// is not called for an empty body, and may be called by many goroutines at once.
-	// Its error, which the [EndpointError] wraps, must quote nothing of the body. Nil
-	// means that the server keeps to the RFC.
+	// ReplyJSON translates the body of a reply, successful or not, into the JSON object
+	// of RFC 6749 sections 5.1 and 5.2. It is for servers that wrap this object or use
+	// other names. It is not called for an empty body, and must be safe for concurrent
+	// use. The [EndpointError] wraps its error, which must quote nothing of the body.
+	// Nil means that the server follows the RFC.
 	//
-	// What it returns is read like any reply. A lifetime is a number of seconds, or
-	// the Unix time at which it ends, also in a string. A member of a wrong type
-	// counts as missing, except access_token.
+	// The result is read like any reply. A lifetime is a number of seconds, or the Unix
+	// time at which it ends, also in a string. A member of a wrong type counts as
+	// missing, except access_token.
 	ReplyJSON func(body []byte) ([]byte, error)
 
-	// Client sends the requests; nil means http.DefaultClient. Redirects are
-	// never followed, whatever its CheckRedirect.
+	// Client sends the requests. Nil means http.DefaultClient. Redirects are never
+	// followed, whatever its CheckRedirect says.
 	Client *http.Client
 
-	// AllowHTTP allows the client's secret and tokens to travel unencrypted.
+	// AllowHTTP allows unencrypted requests to carry the client's secret and tokens.
 	AllowHTTP bool
 }
 
-// maxReply is how much of a reply is read.
+// maxReply is how many bytes of a reply are read at most.
 const maxReply = 1 << 20
 
-// Exchange sends one token request, the way for a grant that this package does
-// not have: form holds its grant_type and parameters. It returns an
-// [EndpointError] for the server's refusal or an unusable reply, and an error
-// without the URL, which may hold secrets, where no reply came or Issuer found no
-// token endpoint.
+// Exchange sends one token request. Use it for a grant that this package does not have:
+// form holds its grant_type and parameters. The error is an [EndpointError] if the
+// server refuses the request or its reply is unusable. If there is no reply, or Issuer
+// finds no token endpoint, the error leaves out the URL, which may hold secrets.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
 	return e.exchange(ctx, func(context.Context) (url.Values, error) { return form, nil })
 }
 
-// A grant makes the form of a token request, for each time that it is sent:
-// assertions are used once.
+// A grant makes the form of a token request each time that it is sent, because an
+// assertion is used once.
 type grant func(context.Context) (url.Values, error)
 
 func (e Endpoint) exchange(ctx context.Context, grant grant) (*Token, error) {
 	return e.exchangeAfter(ctx, grant, nil)
 }
 
-// dated is what a refused request carried that ages, and may be what was refused.
+// dated holds what a refused request carried that ages, because the server may have
+// refused this part.
 type dated struct {
 	proved    bool   // by DPoP
 	assertion string // a hash of it; empty: none
-	agreed    bool   // the server's clock, as it says, agrees with the local one
+	agreed    bool   // the server's clock, by its Date, agrees with the local one
 }
 
-// errSame is that of a request which was not sent.
+// errSame is the error of a request that was not sent.
 var errSame = errors.New("tokensource: the assertion is the one that was refused")
 
-// exchangeAfter is exchange after a refusal, if there was one: it sends no assertion
-// a second time.
+// exchangeAfter is exchange, possibly after a refusal: it does not send an assertion a
+// second time.
 func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated) (*Token, error) {
 	e, err := e.discovered(ctx)
 	if err != nil {
@@ -161,7 +160,7 @@ func bare(err error) error {
 	return err
 }
 
-// judge tells a refusal what the request carried, and whether the clocks agree.
+// judge notes in a refusal what the request carried, and whether the clocks agree.
 func (d *dated) judge(refusal *EndpointError, h http.Header) {
 	off, known := clockError(h, time.Now())
 	d.agreed = known && off == nil
@@ -171,7 +170,7 @@ func (d *dated) judge(refusal *EndpointError, h http.Header) {
 	}
 }
 
-// assertionIn returns a hash of the assertions in a form; empty: there are none.
+// assertionIn returns a hash of the assertions in a form, or "" if there are none.
 func assertionIn(form url.Values) string {
 	if !form.Has("client_assertion") && !form.Has("assertion") {
 		return ""
@@ -214,9 +213,9 @@ func setNonEmpty(form url.Values, name, value string) {
 	}
 }
 
-// bodyAgain returns a GetBody for whoever below Client sends the request once
-// more, as transport.DPoP does with a nonce. The server may have spent the
-// assertions, so there are new ones, which must be as long: those of a
+// bodyAgain returns a GetBody for a layer below Client that sends the request once
+// more, as transport.DPoP does with a nonce. The server may have spent the assertions,
+// so the new body has new ones. They must be as long as the old ones: those of a
 // SignedJWT are.
 func (e Endpoint) bodyAgain(ctx context.Context, grant grant, length int64, secrets *secrets) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
@@ -236,7 +235,7 @@ func (e Endpoint) bodyAgain(ctx context.Context, grant grant, length int64, secr
 	}
 }
 
-// body is the form, or the JSON in its place.
+// body returns the form, or the JSON that replaces it.
 func (e Endpoint) body(form url.Values) (string, error) {
 	if e.RequestJSON == nil {
 		return form.Encode(), nil
@@ -270,14 +269,14 @@ func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, 
 	}
 	req.Header.Set("Accept", "application/json")
 	if e.ClientSecret != "" && !e.ClientSecretPost {
-		// RFC 6749 section 2.3.1 encodes both first.
+		// RFC 6749 section 2.3.1: both are encoded first.
 		req.SetBasicAuth(url.QueryEscape(e.ClientID), url.QueryEscape(e.ClientSecret))
 	}
 	return req, nil
 }
 
-// client follows no redirect: http.Client would send the form, and with 307 the
-// secrets in it, wherever it is told.
+// client follows no redirect: http.Client would send the form, and with 307 the secrets
+// in it, to the target.
 func (e Endpoint) client() *http.Client {
 	client := *http.DefaultClient
 	if e.Client != nil {
@@ -287,12 +286,13 @@ func (e Endpoint) client() *http.Client {
 	return &client
 }
 
-// fingerprint tells whose tokens a grant without refresh token obtains, see [Stored.Key].
+// fingerprint identifies whose tokens a grant without a refresh token obtains, see
+// [Stored.Key].
 func (e Endpoint) fingerprint(grant string, scopes []string) []string {
 	return append([]string{grant, e.name(), e.ClientID, e.Params.Encode()}, scopes...)
 }
 
-// String tells the URL's host and the client's id, no secret.
+// String returns the URL's host and the client's id, without a secret.
 func (e Endpoint) String() string {
 	host := ""
 	if u, err := url.Parse(e.name()); err == nil {
@@ -301,11 +301,11 @@ func (e Endpoint) String() string {
 	return fmt.Sprintf("token endpoint at %q, client %q", host, e.ClientID)
 }
 
-// Format writes [Endpoint.String], whatever the verb.
+// Format writes [Endpoint.String] for every verb.
 func (e Endpoint) Format(s fmt.State, verb rune) { io.WriteString(s, e.String()) }
 
 // MarshalText returns [Endpoint.String], so that JSON, XML and slog show no secret.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
 
-// MarshalBinary returns an error, so that gob and its like write no secret.
+// MarshalBinary returns an error, so that gob and similar encoders write no secret.
 func (e Endpoint) MarshalBinary() ([]byte, error) { return nil, errBinary }

@@ -12,13 +12,13 @@ import (
 	"unicode/utf8"
 )
 
-// ErrReauthenticate says that there will be no token until the user logs in again
-// and the new token is passed to [Cache.Set].
+// ErrReauthenticate says that no token is available until the user logs in again and
+// the new token is passed to [Cache.Set].
 var ErrReauthenticate = errors.New("tokensource: a new login is needed")
 
-// needsLogin reports whether it is the source itself that err says this of, and
-// not another that it depends on, as an assertion's: that one recovers by itself
-// when its own Cache is Set.
+// needsLogin reports whether err says that the source itself needs a login. An error of
+// a source that it depends on, such as that of an assertion, does not count: that
+// source recovers when its own Cache is Set.
 func needsLogin(err error) bool {
 	_, other := errors.AsType[borrowed](err)
 	return !other && errors.Is(err, ErrReauthenticate)
@@ -29,8 +29,8 @@ type borrowed struct{ error }
 
 func (b borrowed) Unwrap() error { return b.error }
 
-// sound returns err, or another in its place if to look into it panics: a Source or a
-// Store may return a nil pointer as an error, or wrap one.
+// sound returns err, or another error if reading err panics: a Source or a Store may
+// return a nil pointer as an error, or wrap one.
 func sound(err error) (result error) {
 	if err == nil {
 		return nil
@@ -43,37 +43,37 @@ func sound(err error) (result error) {
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		panic("a nil pointer")
 	}
-	_, _ = err.Error(), errors.Is(err, ErrReauthenticate) // go through all that it wraps
+	_, _ = err.Error(), errors.Is(err, ErrReauthenticate) // visits all errors that it wraps
 	_, _ = errors.AsType[borrowed](err)
 	return err
 }
 
-// An EndpointError is a token endpoint's refusal, or a reply of it that cannot
-// be used. It holds nothing of the reply but the fields below, and in them no
-// secret that the request carried.
+// An EndpointError is a refusal of a token endpoint, or a reply that is unusable. It
+// holds only the fields below of the reply, without any secret that the request
+// carried.
 type EndpointError struct {
 	// StatusCode is the status of the reply.
 	StatusCode int
 
-	// Code, Description and URI are error, error_description and error_uri of
-	// RFC 6749 section 5.2. They are empty if the server sent none.
+	// Code, Description and URI are error, error_description and error_uri of RFC 6749
+	// section 5.2. Each is empty if the server did not send it.
 	Code, Description, URI string
 
-	// RetryAfter is how long the server wants no requests (RFC 9110 section
-	// 10.2.3). Zero means that it did not say.
+	// RetryAfter is how long the server wants no requests (RFC 9110 section 10.2.3).
+	// Zero means that the server did not say.
 	RetryAfter time.Duration
 
-	// Err tells what is wrong with a body that is not RFC 6749's, such as a proxy's
-	// page, or that the local clock is wrong, after which an assertion or a proof
-	// was refused. Nil otherwise, and for a refusal without a body.
+	// Err says what is wrong with a body that does not follow RFC 6749, such as a
+	// proxy's page. If an assertion or a proof was refused, Err may say that the local
+	// clock is wrong. Nil otherwise, and for a refusal without a body.
 	Err error
 
-	// dated is not nil if the request carried an assertion or a proof, which may be
-	// what the server refused.
+	// dated is not nil if the request carried an assertion or a proof, which the server
+	// may have refused.
 	dated *dated
 }
 
-// Error tells the status and what the server said.
+// Error returns the status and what the server said.
 func (e *EndpointError) Error() string {
 	s := fmt.Sprintf("tokensource: the token endpoint answered %d", e.StatusCode)
 	if e.Code != "" {
@@ -96,13 +96,13 @@ func (e *EndpointError) Unwrap() error {
 	return e.Err
 }
 
-// Bounds of what is printed of a server's words, in bytes.
+// Bounds of a server's words in an error text, in bytes.
 const (
 	maxWord = 200
-	maxText = 600 // some say what matters last
+	maxText = 600 // some put what matters last
 )
 
-// printable shortens what a server says and keeps it on one line of a log.
+// printable shortens a server's text and keeps it on one line of a log.
 func printable(s string, most int) string {
 	if len(s) > most {
 		cut := most
@@ -118,9 +118,9 @@ func printable(s string, most int) string {
 	return q
 }
 
-// retryAfter returns how long a refusal asks to be left alone: by Retry-After, or
-// else by what some servers send in its place (X-Retry-After, and the fields of
-// draft-ietf-httpapi-ratelimit-headers if they say that nothing is left).
+// retryAfter returns how long a refusal demands that no request is sent: by
+// Retry-After, or else by the headers that some servers send instead (X-Retry-After,
+// and the fields of draft-ietf-httpapi-ratelimit-headers if nothing remains).
 func retryAfter(resp *http.Response) time.Duration {
 	h := resp.Header
 	switch {
@@ -134,8 +134,8 @@ func retryAfter(resp *http.Response) time.Duration {
 	return 0
 }
 
-// rateLimit reads RateLimit-Reset, of the draft's versions up to 6, and RateLimit,
-// as of version 7 ("limit=10, remaining=0, reset=5") or as of version 8
+// rateLimit reads RateLimit-Reset of the draft's versions up to 6, and RateLimit of
+// version 7 ("limit=10, remaining=0, reset=5") and of version 8 and later
 // ("policy";r=0;t=5, ...).
 func rateLimit(h http.Header) (longest time.Duration) {
 	if h.Get("RateLimit-Reset") != "" && strings.Trim(h.Get("RateLimit-Remaining"), "0") == "" {
@@ -159,8 +159,8 @@ func rateLimit(h http.Header) (longest time.Duration) {
 	return longest
 }
 
-// delay reads seconds or a date, which counts from the reply's own Date, for the
-// local clock may be wrong. An absurdly large number is the largest Duration.
+// delay reads seconds or a date. A date counts from the reply's own Date, because the
+// local clock may be wrong. A number that is too large becomes the largest Duration.
 func delay(value string, h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	switch {
@@ -176,7 +176,8 @@ func delay(value string, h http.Header) time.Duration {
 	return max(0, at.Sub(serverTime(h)))
 }
 
-// serverTime is what the server's clock showed when it answered, as far as it says so.
+// serverTime returns the time of the server's clock when it answered, or the local time
+// if the server did not say.
 func serverTime(h http.Header) time.Time {
 	if at, err := http.ParseTime(h.Get("Date")); err == nil {
 		return at
@@ -184,8 +185,8 @@ func serverTime(h http.Header) time.Time {
 	return time.Now()
 }
 
-// clockError tells if the local clock differs from the server's by more than
-// servers forgive, and whether the server says what its clock shows.
+// clockError returns an error if the local clock differs from the server's by more than
+// servers tolerate, and whether the server says what its clock shows.
 func clockError(h http.Header, now time.Time) (err error, known bool) {
 	server, err := http.ParseTime(h.Get("Date"))
 	if err != nil {

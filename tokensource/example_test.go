@@ -45,10 +45,11 @@ func ExampleSignedJWT() {
 		log.Fatal(err)
 	}
 	source := &tokensource.Cache{Source: &tokensource.SignedJWT{
-		Key:      key,
-		KeyID:    "2026-11",
-		Issuer:   "reports",
-		Audience: []string{"https://api.example.com"},
+		Key:       key,
+		KeyID:     "2026-11",
+		Algorithm: "ES256", // the default of this key
+		Issuer:    "reports",
+		Audience:  []string{"https://api.example.com"},
 	}}
 
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +148,8 @@ func ExampleTokenExchange() {
 			token, err := userToken(ctx)
 			return &tokensource.Token{AccessToken: token}, err
 		}),
-		Actor: &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
+		SubjectType: "urn:ietf:params:oauth:token-type:jwt",
+		Actor:       &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
 	}
 	source := &tokensource.Keyed[string]{
 		Key: userToken,

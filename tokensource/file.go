@@ -10,33 +10,33 @@ import (
 	"time"
 )
 
-// File reads its token from a file that something else keeps fresh, such as a
-// projected service account token of Kubernetes. Put a [Cache] over it for an
-// API: it reads the file again every minute while the token is in use, and when
-// a server refuses it. As an assertion, it is read for each token request.
+// File reads its token from a file that another program keeps fresh, such as a
+// projected service account token of Kubernetes. For an API, put a [Cache] over it: the
+// Cache reads the file again every minute while the token is in use, and when a server
+// refuses the token. As an assertion, the file is read for each token request.
 //
-// White space around the token is ignored. A file that is replaced, by rename or
-// by symbolic link, is read whole or not at all; one that is written in place is
-// read again until it stays the same. A token that was caught half-written all
-// the same is refused by the server, and read again. On Windows, a program that
-// replaces the file while it is read may have to try again.
+// File ignores white space around the token. A file that is replaced, by rename or by
+// symbolic link, is read whole or not at all. A file that is written in place is read
+// again until it stays the same. If a half-written token is read nevertheless, the
+// server refuses it, and the file is read again. On Windows, a program that replaces
+// the file during a read may have to try again.
 type File struct {
-	// Path of the file.
+	// Path is the path of the file.
 	Path string
 }
 
 // Bounds of File.
 const (
-	maxFile   = 1 << 20               // far above any token
+	maxFile   = 1 << 20               // far larger than any token
 	fileAge   = time.Minute           // how long a token is used before the file is read again
 	fileCalm  = 10 * time.Millisecond // how long a changed file must stay the same
-	fileReads = 50                    // how often a file that changes, or is empty, is read
+	fileReads = 50                    // how often a file is read that changes or is empty
 )
 
-// Token reads the file, whatever old is. A JWT that tells its lifetime has an
-// Expiry, which counts from when the file was modified, or from its iat if that
-// is later. The error is ctx's, or after half a second says what is wrong with
-// the file: missing, empty, over 1 MiB, no token.
+// Token reads the file and ignores old. A JWT that states its lifetime gets an Expiry,
+// which counts from the file's modification, or from its iat if that is later. The
+// error is ctx's, or after half a second says what is wrong with the file: it is
+// missing, empty or larger than 1 MiB, or has no token.
 func (f *File) Token(ctx context.Context, old *Token) (*Token, error) {
 	token, err := f.read()
 	for reads := 1; (err != nil || !token.same(old)) && reads < fileReads; reads++ {
@@ -59,7 +59,7 @@ func (f *File) read() (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() { // to open a pipe might never return
+	if !info.Mode().IsRegular() { // opening a pipe might block
 		return nil, fmt.Errorf("%s is not a regular file", f.Path)
 	}
 	file, err := open(f.Path)

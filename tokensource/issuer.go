@@ -21,25 +21,26 @@ import (
 // An Issuer finds the token endpoint of an authorization server by its metadata (RFC
 // 8414, OpenID Connect Discovery 1.0). Set it as [Endpoint.Issuer].
 //
-// The metadata are fetched when they are first needed, by the Endpoint's Client, and
-// again after an hour, or a minute after the token endpoint was found to be gone.
-// While they can't be fetched again, those that are known are used. They must be https
-// like the token endpoint, must name the issuer that was asked for, and be at most 1
-// MiB. Redirects are not followed.
+// The Endpoint's Client fetches the metadata when they are first needed, again after an
+// hour, and a minute after the token endpoint was not found. If a later fetch fails,
+// the known metadata stay in use. The metadata must use https like the token endpoint,
+// name the issuer that was asked for, and have at most 1 MiB. Redirects are not
+// followed.
 //
-// An Issuer is safe for concurrent use, by several Endpoints, and must not be copied
-// after its first use.
+// An Issuer is safe for concurrent use by several Endpoints. You must not copy it after
+// its first use.
 type Issuer struct {
-	// URL is the issuer's identifier, exactly as its metadata have it: a slash at
-	// the end counts.
+	// URL is the issuer's identifier, exactly as in its metadata: a slash at the end
+	// counts.
 	URL string
 
 	// Resource is the URL of a protected resource's metadata, for clients that know
-	// the API alone (RFC 9728). A challenge has it as resource_metadata. The first of
-	// its authorization servers is the issuer. It is ignored if URL is set.
+	// only the API (RFC 9728). A challenge has this URL as resource_metadata. The
+	// issuer is the first of its authorization servers. Resource is ignored if URL is
+	// set.
 	//
-	// Whoever controls the API chooses by it where the client's secret and refresh
-	// token go: set it for APIs that you would give these to.
+	// The operator of the API thereby chooses where the client's secret and refresh
+	// token go. Set Resource only for APIs that you trust with these.
 	Resource string
 
 	flight singleflight.Group
@@ -49,8 +50,8 @@ type Issuer struct {
 	until time.Time // when to fetch again
 }
 
-// metadata are what a client needs of those of an authorization server (RFC 8414
-// section 2).
+// metadata holds the members that a client needs of an authorization server's metadata
+// (RFC 8414 section 2).
 type metadata struct {
 	Issuer        string   `json:"issuer"`
 	TokenEndpoint string   `json:"token_endpoint"`
@@ -60,11 +61,11 @@ type metadata struct {
 // Bounds of Issuer.
 const (
 	metadataAge  = time.Hour
-	metadataRest = time.Minute      // between two fetches, if the first one failed
+	metadataRest = time.Minute      // between two fetches after a failed one
 	metadataTime = 10 * time.Second // for all requests of a fetch
 )
 
-// discovered returns e with what its Issuer's metadata say.
+// discovered returns e with the token endpoint from its Issuer's metadata.
 func (e Endpoint) discovered(ctx context.Context) (Endpoint, error) {
 	if e.Issuer == nil {
 		return e, nil
@@ -83,7 +84,7 @@ func (e Endpoint) discovered(ctx context.Context) (Endpoint, error) {
 	return e, nil
 }
 
-// metadata returns those that are known, or fetches them, once for all callers.
+// metadata returns the known metadata, or fetches them once for all callers.
 func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 	i.mu.Lock()
 	known, fresh := i.known, time.Now().Before(i.until)
@@ -112,7 +113,8 @@ func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 	}
 }
 
-// fetchAlone fetches in a goroutine that the Client's Transport may end, or let panic.
+// fetchAlone fetches in its own goroutine, because the Client's Transport may end it or
+// panic.
 func (i *Issuer) fetchAlone(ctx context.Context, e Endpoint) (m *metadata, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTime)
 	defer cancel()
@@ -130,7 +132,7 @@ func (i *Issuer) fetchAlone(ctx context.Context, e Endpoint) (m *metadata, err e
 	return m, err
 }
 
-// gone is called when the token endpoint was not where the metadata said.
+// gone notes that the token endpoint was not found where the metadata said.
 func (i *Issuer) gone() {
 	if i == nil {
 		return
@@ -142,7 +144,7 @@ func (i *Issuer) gone() {
 	}
 }
 
-// fetch asks for the issuer, if need be, and for its metadata.
+// fetch determines the issuer, if necessary, and reads its metadata.
 func (i *Issuer) fetch(ctx context.Context, e Endpoint) (*metadata, error) {
 	issuer := i.URL
 	if issuer == "" {
@@ -206,8 +208,8 @@ func parseIssuer(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// places are where an issuer's metadata may be: before its path (RFC 8414 section
-// 3.1), and after it as OpenID Connect has it.
+// places returns the URLs where an issuer's metadata may be: before its path (RFC 8414
+// section 3.1), and after it as in OpenID Connect.
 func places(issuer *url.URL) []string {
 	root, path := issuer.Scheme+"://"+issuer.Host+"/.well-known/", strings.TrimSuffix(issuer.EscapedPath(), "/")
 	all := []string{root + "oauth-authorization-server" + path, root + "openid-configuration" + path}
@@ -217,7 +219,7 @@ func places(issuer *url.URL) []string {
 	return all
 }
 
-// get reads JSON into v. It returns false where nothing is found.
+// get reads JSON into v. It returns false if the server has nothing there.
 func (e Endpoint) get(ctx context.Context, at string, v any) (found bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
@@ -248,7 +250,7 @@ func (e Endpoint) get(ctx context.Context, at string, v any) (found bool, err er
 	return true, nil
 }
 
-// name tells the server of e, found or not.
+// name returns the identifier of e's server, which may not be discovered yet.
 func (e Endpoint) name() string {
 	switch {
 	case e.Issuer == nil:
@@ -259,7 +261,8 @@ func (e Endpoint) name() string {
 	return e.Issuer.Resource
 }
 
-// Format writes where the metadata are, whatever the verb: nothing that changes meanwhile.
+// Format writes the host of the metadata for every verb. It reads nothing that changes
+// concurrently.
 func (i *Issuer) Format(s fmt.State, verb rune) {
 	u, err := url.Parse(Endpoint{Issuer: i}.name())
 	if err != nil {

@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// JWTBearer obtains tokens for an assertion: a JWT that the authorization
-// server trusts (RFC 7523 section 2.1). Put a [Cache] over it.
+// JWTBearer exchanges an assertion for tokens: a JWT that the authorization server
+// trusts (RFC 7523 section 2.1). Put a [Cache] over it.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type JWTBearer struct {
-	// Endpoint is where, and as whom.
+	// Endpoint is the token endpoint, and how the client authenticates there.
 	Endpoint Endpoint
 
-	// Assertion supplies the assertion, anew for each token request: as a rule a
-	// [SignedJWT], or a [File].
+	// Assertion supplies the assertion, and is asked for each token request. Use a
+	// [SignedJWT] or a [File].
 	Assertion Source
 
-	// Scopes to ask for. None means the server's default.
+	// Scopes are the scopes to request. None means the server's default.
 	Scopes []string
 }
 
-// Token obtains a token, whatever old is. The error names Assertion if that
-// gave none, or one that has expired; otherwise it is one of [Endpoint.Exchange].
-// It wraps [ErrReauthenticate] if Assertion needs a login, which is to be handed
-// to the Cache in there.
+// Token obtains a token and ignores old. The error names Assertion if that returns no
+// token or an expired one; otherwise it is one of [Endpoint.Exchange]. It wraps
+// [ErrReauthenticate] if Assertion needs a login: pass the login's token to Set of the
+// Cache inside Assertion.
 func (j *JWTBearer) Token(ctx context.Context, old *Token) (*Token, error) {
 	return j.Endpoint.exchange(ctx, func(ctx context.Context) (url.Values, error) {
 		assertion, err := ownAssertion(ctx, "JWTBearer.Assertion", j.Assertion)
@@ -45,16 +45,16 @@ func (j *JWTBearer) fingerprint() []string {
 	return j.Endpoint.fingerprint("jwt-bearer", j.Scopes)
 }
 
-// String tells the endpoint, no secret.
+// String describes the endpoint, without a secret.
 func (j JWTBearer) String() string { return "JWT bearer for the " + j.Endpoint.String() }
 
-// Format writes [JWTBearer.String], whatever the verb.
+// Format writes [JWTBearer.String] for every verb.
 func (j JWTBearer) Format(s fmt.State, verb rune) { io.WriteString(s, j.String()) }
 
 // MarshalText returns [JWTBearer.String], so that JSON, XML and slog show no secret.
 func (j JWTBearer) MarshalText() ([]byte, error) { return []byte(j.String()), nil }
 
-// ownAssertion is assertion for one that RFC 7523 section 3 has rules for.
+// ownAssertion is assertion for an assertion under the rules of RFC 7523 section 3.
 func ownAssertion(ctx context.Context, field string, source Source) (string, error) {
 	if s, ok := source.(*SignedJWT); ok && len(s.Audience) == 0 {
 		return "", fmt.Errorf("tokensource: %s: SignedJWT.Audience is empty, and an assertion needs one", field)
@@ -62,7 +62,7 @@ func ownAssertion(ctx context.Context, field string, source Source) (string, err
 	return assertion(ctx, field, source)
 }
 
-// assertion asks the Source in a field for what a token request shall carry.
+// assertion asks the Source in a field for a token that a token request carries.
 func assertion(ctx context.Context, field string, source Source) (string, error) {
 	if source == nil {
 		return "", fmt.Errorf("tokensource: %s is nil", field)

@@ -11,55 +11,56 @@ import (
 	"time"
 )
 
-// Keyed keeps a [Cache] for each tenant or user, found by a key in the
-// request's context. A slow or failing one delays no other.
+// Keyed keeps a [Cache] for each tenant or user, found by a key in the request's
+// context. If the source of one key is slow or fails, the other keys are not affected.
 //
-// The number of keys is bounded. For a new one, a Cache that has not been used
-// for long makes room, but not one in use, and not one with which something would be lost:
-// a refresh token that may work, or the good access token of a login. Over a [Stored] a Cache
-// can be dropped and its token found again. If there is no
-// room, the error is [ErrKeysFull]. A Cache that made room has forgotten failures
-// and logouts, too.
+// The number of keys is bounded. A new key takes the place of a Cache that has not been
+// used for long. A Cache keeps its place while it is in use, and while dropping it
+// would lose something: a refresh token that may work, or the good access token of a
+// login. Over a [Stored] a Cache can be dropped, because its token can be loaded again.
+// If no place is free, the error is [ErrKeysFull]. A Cache that was dropped has
+// forgotten its failures and logouts as well.
 //
-// Keyed is safe for concurrent use, and must not be copied after its first use.
+// Keyed is safe for concurrent use. You must not copy it after its first use.
 type Keyed[K comparable] struct {
-	// Key finds the key in the context of a request, such as the user whom an
-	// http.Handler has put there. It must fix everything that the Source reads
-	// from the context: requests with the same key get the same token. An error
-	// fails the request. Key may be called twice for a request.
+	// Key returns the key of a request's context, such as the user that an http.Handler
+	// put there. The key must determine everything that the Source reads from the
+	// context, because requests with the same key get the same token. If Key returns an
+	// error, the request fails. Key may be called twice for a request.
 	//
-	// A refresh may go on after the request that began it, with the values of its context.
-	// Those that Key has read are kept. A context that a framework uses again for the next
-	// request, as gin.Context and fasthttp.RequestCtx, may answer for all others with another
-	// user's: give requests a context that stays, such as http.Request.Context.
+	// A refresh may go on after the request that began it, with the values of its
+	// context. The values that Key has read are kept. Some frameworks use one context
+	// for request after request, such as gin.Context and fasthttp.RequestCtx: its other
+	// values may later be those of another user. Give requests a context that is not
+	// reused, such as http.Request.Context.
 	Key func(context.Context) (K, error)
 
-	// New returns a new Cache for a key that is used for the first time, or
-	// again after it made room. Callers with the same key wait for it. It must not use
-	// this Keyed for the same key. To use a Keyed for any key that another caller is making is an
-	// error in New, too, because the two might wait for each other.
+	// New returns a new Cache for a key, when the key is first used and after its Cache
+	// was dropped. Callers with the same key wait for New. New must not use this Keyed
+	// with the same key. Inside New, using any Keyed with a key that another caller is
+	// making is an error, because the two might wait for each other.
 	New func(K) *Cache
 
-	// MaxKeys bounds the keys. Zero means 10,000.
+	// MaxKeys bounds the number of keys. Zero means 10,000.
 	MaxKeys int
 
 	mu        sync.RWMutex // guards what follows
 	entries   map[K]*entry[K]
 	making    map[K]chan struct{} // closed when New has returned
-	ring      []*entry[K]         // the same, in a fixed order
-	hand      int                 // where in ring the search for room goes on
-	fullUntil time.Time           // until then there is no point in searching again
+	ring      []*entry[K]         // the entries in a fixed order
+	hand      int                 // where in ring the search for a free place continues
+	fullUntil time.Time           // until then a search would fail again
 }
 
 // An entry is the Cache of a key.
 type entry[K comparable] struct {
 	key   K
 	cache *Cache
-	users atomic.Int32 // callers inside of cache
-	used  atomic.Bool  // since hand passed by
+	users atomic.Int32 // callers inside cache
+	used  atomic.Bool  // since hand has passed
 }
 
-// ErrKeysFull says that a [Keyed] has MaxKeys keys, and can drop none of them.
+// ErrKeysFull says that a [Keyed] has MaxKeys keys and can drop none of them.
 var ErrKeysFull = errors.New("tokensource: no key can make room for another")
 
 var (
@@ -67,11 +68,11 @@ var (
 	errOtherKey = errors.New("tokensource: Keyed.Key: it has returned two keys for one context")
 )
 
-// fullPause is how long a Keyed without room is not searched again.
+// fullPause is the time between two searches for a free place.
 const fullPause = time.Second
 
-// Token asks the Cache of ctx's key. Its errors are those of Key, [ErrKeysFull],
-// and those of [Cache.Token].
+// Token asks the Cache of ctx's key for a token. Its errors are those of Key,
+// [ErrKeysFull], and those of [Cache.Token].
 func (k *Keyed[K]) Token(ctx context.Context, old *Token) (token *Token, err error) {
 	err = k.with(ctx, func(e *entry[K]) error {
 		if token = e.cache.atOnce(old); token != nil {
@@ -92,8 +93,8 @@ func (k *Keyed[K]) refresh(ctx context.Context, e *entry[K], old *Token) (*Token
 	return e.cache.Token(b, old)
 }
 
-// Peek returns what [Cache.Peek] of ctx's key does. A key without a Cache has no
-// token, and gets no Cache by this.
+// Peek returns the result of [Cache.Peek] for ctx's key. For a key without a Cache it
+// returns nil, and makes no Cache.
 func (k *Keyed[K]) Peek(ctx context.Context, old *Token) *Token {
 	if k.Key == nil {
 		return nil
@@ -110,7 +111,7 @@ func (k *Keyed[K]) Peek(ctx context.Context, old *Token) *Token {
 	return e.cache.Peek(ctx, old)
 }
 
-// Set hands the token to the Cache of ctx's key, see [Cache.Set].
+// Set passes the token to the Cache of ctx's key, see [Cache.Set].
 func (k *Keyed[K]) Set(ctx context.Context, token *Token) error {
 	return k.with(ctx, func(e *entry[K]) error { return e.cache.Set(ctx, token) })
 }
@@ -125,7 +126,7 @@ func (k *Keyed[K]) Forget(ctx context.Context) error {
 	return k.with(ctx, func(e *entry[K]) error { return e.cache.Forget(ctx) })
 }
 
-// with calls fn with the entry of ctx's key, which stays as long.
+// with calls fn with the entry of ctx's key, which keeps its place until fn returns.
 func (k *Keyed[K]) with(ctx context.Context, fn func(*entry[K]) error) error {
 	key, err := k.key(ctx)
 	if err != nil {
@@ -148,13 +149,14 @@ func (k *Keyed[K]) key(ctx context.Context) (key K, err error) {
 	if key, err = k.Key(ctx); err != nil {
 		return key, fmt.Errorf("tokensource: Keyed.Key: %w", sound(err))
 	}
-	if key != key { // a NaN: no map finds it again
+	if key != key { // a NaN: no map would find it again
 		return key, errors.New("tokensource: Keyed.Key: the key does not equal itself")
 	}
 	return key, nil
 }
 
-// find returns the entry of a key with the caller among its users, or nil.
+// find returns the entry of a key and counts the caller among its users. It returns nil
+// if there is none.
 func (k *Keyed[K]) find(key K) *entry[K] {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -163,7 +165,7 @@ func (k *Keyed[K]) find(key K) *entry[K] {
 		return nil
 	}
 	e.users.Add(1)
-	if !e.used.Load() { // most find it set, and need not write
+	if !e.used.Load() { // usually it is set, which saves a write
 		e.used.Store(true)
 	}
 	return e
@@ -189,8 +191,8 @@ func (k *Keyed[K]) add(ctx context.Context, key K) (*entry[K], error) {
 	}
 }
 
-// claim returns the entry of a key, or else a channel that will be closed when it
-// has been made; mine says that it is the caller who makes it.
+// claim returns the entry of a key, or else a channel that is closed once the entry was
+// made. Result mine reports whether the caller must make it.
 func (k *Keyed[K]) claim(key K) (e *entry[K], made chan struct{}, mine bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -209,8 +211,8 @@ func (k *Keyed[K]) claim(key K) (e *entry[K], made chan struct{}, mine bool) {
 	return nil, made, true
 }
 
-// create makes the entry of a key, with the caller among its users. New is called
-// without the lock: no other key waits for it.
+// create makes the entry of a key and counts the caller among its users. It calls New
+// without the lock, so that no other key waits for it.
 func (k *Keyed[K]) create(key K, made chan struct{}) (*entry[K], error) {
 	defer k.created(key, made)
 	if k.full() {
@@ -228,7 +230,7 @@ func (k *Keyed[K]) create(key K, made chan struct{}) (*entry[K], error) {
 	return e, nil
 }
 
-// created lets those go on who wait for a key, whatever became of it.
+// created ends the wait of the callers with the same key, whatever the result.
 func (k *Keyed[K]) created(key K, made chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -236,7 +238,7 @@ func (k *Keyed[K]) created(key K, made chan struct{}) {
 	close(made)
 }
 
-// put adds e where there is room.
+// put adds e if a place is free.
 func (k *Keyed[K]) put(e *entry[K]) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -254,16 +256,16 @@ func (k *Keyed[K]) put(e *entry[K]) error {
 	return nil
 }
 
-// full reports whether a search for room was in vain a moment ago.
+// full reports whether a search for a free place failed a moment ago.
 func (k *Keyed[K]) full() bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return time.Now().Before(k.fullUntil)
 }
 
-// room returns the place in ring for a new entry: at its end, or where an entry
-// can be dropped. It passes over those used since it last came by, so that a
-// second round finds them; k.mu is held.
+// room returns the place in ring for a new entry: at its end, or of an entry that can
+// be dropped. It skips entries that were used since the last pass, so that a second
+// round finds them; k.mu is held.
 func (k *Keyed[K]) room() (int, error) {
 	n := len(k.ring)
 	if n < k.maxKeys() {
@@ -288,8 +290,8 @@ func (k *Keyed[K]) maxKeys() int {
 	return 10_000
 }
 
-// Format writes the type of the keys, whatever the verb: no secret, and nothing
-// that changes meanwhile.
+// Format writes the type of the keys for every verb. It shows no secret and reads
+// nothing that changes concurrently.
 func (k *Keyed[K]) Format(s fmt.State, verb rune) {
 	fmt.Fprintf(s, "caches by %v", reflect.TypeFor[K]())
 }

@@ -11,19 +11,19 @@ import (
 	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
-// good reports whether the access token can be expected to work at now.
+// good reports whether the access token should work at now.
 func (t *Token) good(now time.Time) bool {
 	return t != nil && t.AccessToken != "" && !lapsed(now, t.Expiry)
 }
 
-// lapsed reports whether t has come by the monotonic or the wall clock; zero
-// means never.
+// lapsed reports whether t has come by the monotonic or the wall clock; zero means
+// never.
 func lapsed(now, t time.Time) bool { return !t.IsZero() && clock.Passed(now, t) }
 
-// withLifetime returns t with an Expiry if it has none but is a JWT that tells
-// how long it lives. Its life counts from began by the local clock: exp itself
-// is the server's clock, which need not agree. The signature is not checked;
-// that is the API's affair.
+// withLifetime returns t with an Expiry if it has none but is a JWT that states its
+// lifetime. The lifetime counts from began by the local clock, because exp is in terms
+// of the server's clock, which may differ. The signature is not checked: only the API
+// can do that.
 func (t *Token) withLifetime(began time.Time) *Token {
 	if !t.Expiry.IsZero() {
 		return t
@@ -37,8 +37,8 @@ func (t *Token) withLifetime(began time.Time) *Token {
 	return &dated
 }
 
-// datedAfter is withLifetime for a token that may be the same one as before, whose
-// life does not begin anew.
+// datedAfter is withLifetime for a token that may be the same as before. The lifetime
+// of such a token does not start again.
 func (t *Token) datedAfter(before *Token, began time.Time) *Token {
 	if !t.same(before) || !t.Expiry.IsZero() {
 		return t.withLifetime(began)
@@ -48,9 +48,9 @@ func (t *Token) datedAfter(before *Token, began time.Time) *Token {
 	return &dated
 }
 
-// atLogin is withLifetime for a token that may have been issued long ago, as one
-// that was read from a disk: it has what exp leaves of its life by the local
-// clock, and its whole life at most.
+// atLogin is withLifetime for a token that may have been issued long ago, such as one
+// read from a disk. It expires at its exp by the local clock, and at most its whole
+// lifetime from now.
 func (t *Token) atLogin(now time.Time) *Token {
 	issued, life := t.claimedLife(now)
 	if !t.Expiry.IsZero() || life == 0 {
@@ -61,15 +61,15 @@ func (t *Token) atLogin(now time.Time) *Token {
 	return &dated
 }
 
-// claimedLife returns when a JWT was issued by its own account, and exp less
-// iat; zero if it is no JWT or does not tell. Without iat, now is in its place, and
-// the life is less than nothing if it has ended.
+// claimedLife returns when a JWT says that it was issued, and its lifetime: exp less
+// iat. Both are zero if the token is no JWT or does not say. If there is no iat, now
+// replaces it, and the lifetime is negative if it has ended.
 func (t *Token) claimedLife(now time.Time) (issued time.Time, life time.Duration) {
 	if strings.Count(t.AccessToken, ".") != 2 {
 		return time.Time{}, 0
 	}
-	// Claims as a map: another claim of an unexpected type does no harm, and
-	// neither does an algorithm that this process could not verify.
+	// Claims as a map: neither another claim of an unexpected type nor an algorithm
+	// that this process cannot verify does harm.
 	claims := jwt.MapClaims{}
 	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
 	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) {
@@ -89,18 +89,17 @@ func (t *Token) claimedLife(now time.Time) (issued time.Time, life time.Duration
 // maxLifetime keeps absurd lifetimes within what a time.Duration can count.
 const maxLifetime = 30 * 365 * 24 * time.Hour
 
-// A lease is a token and its moments, which come by one clock or the other; zero
-// means never.
+// A lease is a token and its moments, which come by either clock; zero means never.
 type lease struct {
 	token *Token
 	until time.Time // the token's Expiry
 	early time.Time // when to refresh it early
-	look  time.Time // when a Source that shares it looks at what others have
+	look  time.Time // when a Source that shares the token looks at the store
 	login bool      // it came by Set or Replace: the Source may have no other
 }
 
-// newLease draws the moment of the early refresh of a token that was asked for
-// at began. The wide window spreads a fleet that was started together.
+// newLease draws the moment of the early refresh of a token that was requested at
+// began. The wide window spreads the refreshes of processes that started together.
 func newLease(t *Token, began, now time.Time) lease {
 	l := lease{token: t, until: clock.Anchor(now, t.Expiry), look: nextLook(now)}
 	switch {
@@ -113,16 +112,17 @@ func newLease(t *Token, began, now time.Time) lease {
 	return l
 }
 
-// nextLook draws the moment of the next look, for processes that got the token together.
+// nextLook draws the moment of the next look, which spreads processes that got the
+// token together.
 func nextLook(now time.Time) time.Time { return now.Add(20*time.Second + rand.N(10*time.Second)) }
 
-// good reports whether the token can be expected to work at now.
+// good reports whether the token should work at now.
 func (l *lease) good(now time.Time) bool {
 	return l.token != nil && l.token.AccessToken != "" && !lapsed(now, l.until)
 }
 
-// extends reports whether l ends later than before by more than a Source's
-// rounding makes.
+// extends reports whether l ends later than before by more than a Source's rounding
+// error.
 func (l *lease) extends(before *lease) bool {
 	return l.until.Sub(before.until) > time.Second
 }

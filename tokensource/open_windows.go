@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// open lets others replace or remove the file meanwhile, which os.Open does not.
+// open lets others replace or remove the file meanwhile; os.Open does not.
 func open(path string) (*os.File, error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
-// A record is what [Stored] keeps in a [Store]: a token, or that a new login is
-// needed.
+// A record is what [Stored] keeps in a [Store]: a token, or the note that a new login
+// is needed.
 type record struct {
 	lineage.Record
 	token *Token
 }
 
-// known is the newest record that this process knows, and what became of saving it.
+// known is the newest record that this process knows, and the result of saving it.
 type known struct {
 	lineage.Known
 	token *Token
@@ -27,8 +27,8 @@ type known struct {
 
 func saved(r record) known { return known{lineage.Known{Record: r.Record}, r.token} }
 
-// follower returns what comes of an exchange of k: a token, or nil if the refresh token
-// was refused.
+// follower returns the record after an exchange of k. A nil token means that the
+// refresh token was refused.
 func (k known) follower(token *Token) known {
 	next := known{token: token}
 	next.Record = lineage.Record{Generation: k.Generation + 1, Login: k.Login, Ended: token == nil}
@@ -36,9 +36,9 @@ func (k known) follower(token *Token) known {
 	return next
 }
 
-// answer returns what a caller gets who wants another token than old: a token, or that
-// nothing helps but a login. Both are nil if the lock is needed: the newest record is
-// pending, or its token is old or no longer good.
+// answer returns the result for a caller that wants a token that differs from old: a
+// token, or the error that only a login helps. Both are nil if the lock is needed,
+// because the newest record is pending, or its token is old or no longer good.
 func (k known) answer(old *Token) (*Token, error) {
 	now := time.Now()
 	switch {
@@ -52,11 +52,11 @@ func (k known) answer(old *Token) (*Token, error) {
 	return nil, nil
 }
 
-// recordVersion is that of the JSON. A greater one is not understood, and is
-// left alone. Releases that know no login leave it out of what they save.
+// recordVersion is the version of the JSON. A record with a greater version is neither
+// read nor overwritten. Releases that do not know login leave it out when they save.
 const recordVersion = 1
 
-// maxGeneration is what any JSON number may be, and is never reached.
+// maxGeneration is the limit of exact JSON numbers, and is never reached.
 const maxGeneration = 1 << 53
 
 type recordJSON struct {
@@ -80,7 +80,8 @@ func (r record) encode() ([]byte, error) {
 	return json.Marshal(j)
 }
 
-// decode fails for whatever encode did not write. Its errors quote nothing.
+// decode returns an error for a value that encode did not write. Its errors quote
+// nothing of the value.
 func (r *record) decode(data []byte) error {
 	var j recordJSON
 	if json.Unmarshal(data, &j) != nil || j.Version < 1 {
@@ -104,28 +105,28 @@ func (r *record) decode(data []byte) error {
 	return nil
 }
 
-// keepsRefreshToken reports whether t has the refresh token of the token before.
+// keepsRefreshToken reports whether t has the same refresh token as before.
 func (t *Token) keepsRefreshToken(before *Token) bool {
 	return t != nil && before != nil && t.RefreshToken != "" && t.RefreshToken == before.RefreshToken
 }
 
-// soon returns a copy that the Cache asks for again in a moment, when the Store
-// may be back.
+// soon returns a copy that the Cache refreshes soon, when the Store may be available
+// again.
 func (t *Token) soon() *Token {
 	again := *t
 	again.RefreshAt = time.Now().Add(unsavedPause)
 	return &again
 }
 
-// settles reports whether old is t as soon returned it, and is asked for again because
-// the moment has come: then t will do, now that it is saved.
+// settles reports whether old came from soon and its moment has come. Then t, which is
+// saved now, replaces old without an exchange.
 func (t *Token) settles(old *Token, now time.Time) bool {
 	return lapsed(now, old.RefreshAt) && !old.RefreshAt.Equal(t.RefreshAt)
 }
 
-// storable returns t, which may be a login's, as a Store can keep it. What JSON cannot tell of
-// the rest, as a time when milliseconds are taken for seconds, is left out, for it is not worth
-// a refresh token.
+// storable returns t, which may come from a login, in a form that a Store can keep. It
+// drops a time, scope or extra member that JSON cannot represent, such as a time of
+// milliseconds taken for seconds, because losing the refresh token would be worse.
 func (t *Token) storable() (*Token, error) {
 	if err := checkLogin(t); err != nil {
 		return nil, err

@@ -12,24 +12,24 @@ import (
 	"sync"
 )
 
-// public names the parameters that are no secrets, and that servers repeat in
-// their error descriptions with good reason.
+// public names the parameters that are not secret and that servers have good reason to
+// repeat in error descriptions.
 var public = map[string]bool{
 	"grant_type": true, "client_id": true, "scope": true, "audience": true, "resource": true,
-	"response_type": true, "token_format": true, "requested_token_use": true, // parts of codes, such as token of invalid_token
+	"response_type": true, "token_format": true, "requested_token_use": true, // part of codes, such as token in invalid_token
 	"client_assertion_type": true, "subject_token_type": true, "actor_token_type": true, "requested_token_type": true,
 }
 
-// codes are those of RFC 6749 section 5.2. They stay as they are, for callers
-// compare them, even if a parameter happens to be a part of one.
+// codes are the codes of RFC 6749 section 5.2. They are never redacted, even if a
+// parameter is part of one, because callers compare them.
 var codes = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
 	"unsupported_grant_type": true, "invalid_scope": true,
 }
 
-// secrets are all the forms of a token request that may have been sent.
+// secrets holds all forms of a token request that may have been sent.
 type secrets struct {
-	mu    sync.Mutex // guards forms: a layer may send the request from many goroutines
+	mu    sync.Mutex // guards forms: a layer may send the request from several goroutines
 	forms []url.Values
 }
 
@@ -39,10 +39,10 @@ func (s *secrets) add(form url.Values) {
 	s.forms = append(s.forms, form)
 }
 
-// A redactor removes what the request carried from what came back.
+// A redactor removes the secrets of a request from the reply to it.
 type redactor struct{ *strings.Replacer }
 
-// of returns the redactor of a request to e.
+// of returns the redactor for a request to e.
 func (s *secrets) of(e Endpoint, req *http.Request) redactor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,14 +60,14 @@ func (s *secrets) of(e Endpoint, req *http.Request) redactor {
 		hidden = append(hidden, values...)
 	}
 	for _, s := range hidden {
-		quoted := strconv.Quote(s) // as errors of net/http write it
+		quoted := strconv.Quote(s) // as net/http's errors write it
 		hidden = append(hidden, url.QueryEscape(s), quoted[1:len(quoted)-1])
 	}
-	// The longest first: one secret may be the beginning of another.
+	// The longest comes first, because one secret may be the beginning of another.
 	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
 	var pairs []string
 	for _, s := range hidden {
-		if len(s) >= 4 { // no secret is shorter, and much of a text would match
+		if len(s) >= 4 { // secrets are longer, and a shorter text would match too often
 			pairs = append(pairs, s, "[redacted]")
 		}
 	}
@@ -84,9 +84,8 @@ func (r redactor) refusal(e *EndpointError) {
 	}
 }
 
-// error returns err itself if its text has no secret, as nearly every error.
-// But net/http quotes a line of a reply that is not HTTP, and a Location that
-// is no URL.
+// error returns err itself if its text has no secret, which is nearly always so. But
+// net/http quotes a line of a reply that is not HTTP, and a Location that is not a URL.
 func (r redactor) error(err error) error {
 	if s := err.Error(); r.text(s) != s {
 		return errors.New(r.text(s))
@@ -94,7 +93,7 @@ func (r redactor) error(err error) error {
 	return err
 }
 
-// text returns s without secrets. Where an escape hides one, it returns s unescaped.
+// text returns s without secrets. If an escape hides a secret, it returns s unescaped.
 func (r redactor) text(s string) string {
 	s = r.Replace(s)
 	plain := unescaped(s)
@@ -104,18 +103,18 @@ func (r redactor) text(s string) string {
 	return s
 }
 
-// escapes are those of URLs, of JSON and of JavaScript.
+// escapes matches the escapes of URLs, JSON and JavaScript.
 var escapes = regexp.MustCompile(`(?i)(?:%|\\u00|\\x)[0-9a-f]{2}|\\/`)
 
-// unescaped returns s without the escapes by which servers repeat what they got, also
-// one in the other. Those of HTML are among them.
+// unescaped returns s without the escapes with which servers repeat their input, also
+// if they are nested. These include the escapes of HTML.
 func unescaped(s string) string {
 	for range 3 {
 		s = escapes.ReplaceAllStringFunc(html.UnescapeString(s), func(escape string) string {
 			if escape == `\/` {
 				return "/"
 			}
-			n, _ := strconv.ParseUint(escape[len(escape)-2:], 16, 8) // escapes has no others
+			n, _ := strconv.ParseUint(escape[len(escape)-2:], 16, 8) // escapes matches no others
 			return string([]byte{byte(n)})
 		})
 	}

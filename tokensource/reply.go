@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// A reply is a token endpoint's answer (RFC 6749 sections 5.1 and 5.2). A member
-// of a wrong type, such as "error":false, counts as missing: to fail for it would
-// throw a new refresh token away.
+// A reply is a token endpoint's answer (RFC 6749 sections 5.1 and 5.2). A member of a
+// wrong type, such as "error":false, counts as missing, because an error would discard
+// a new refresh token.
 type reply struct {
 	AccessToken  string  `json:"access_token"`
 	TokenType    text    `json:"token_type"`
@@ -40,7 +40,7 @@ func (t *text) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// scope is a string, or a list of strings as some servers send.
+// scope is a string, or a list of strings, which some servers send.
 type scope string
 
 func (s *scope) UnmarshalJSON(data []byte) error {
@@ -53,7 +53,7 @@ func (s *scope) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// seconds are a number, a number in a string, or a fraction.
+// seconds is a number, possibly with a fraction or in a string.
 type seconds float64
 
 func (s *seconds) UnmarshalJSON(data []byte) error {
@@ -64,8 +64,8 @@ func (s *seconds) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// life returns how long a token lives that a server whose clock shows now has just
-// issued. What would be more than maxLifetime is a moment if one can be meant.
+// life returns the lifetime of a token that a server has just issued, when its clock
+// shows now. A number beyond maxLifetime is read as a moment, if that makes sense.
 func (s seconds) life(now time.Time) time.Duration {
 	if float64(s) < maxLifetime.Seconds() {
 		return time.Duration(float64(s) * float64(time.Second))
@@ -76,15 +76,15 @@ func (s seconds) life(now time.Time) time.Duration {
 	return maxLifetime
 }
 
-// unix reads seconds, or milliseconds, since 1970.
+// unix reads seconds or milliseconds since 1970.
 func unix(n float64) time.Time {
-	if n < 5e11 { // in seconds the year 17814, in milliseconds 1985
+	if n < 5e11 { // in seconds the year 17814; in milliseconds 1985
 		n *= 1000
 	}
 	return time.UnixMilli(int64(min(n, 5e14)))
 }
 
-// moment is a time as RFC 3339 writes it, or a number as unix reads it.
+// moment is a time in the form of RFC 3339, or a number that unix reads.
 type moment time.Time
 
 func (m *moment) UnmarshalJSON(data []byte) error {
@@ -99,7 +99,7 @@ func (m *moment) UnmarshalJSON(data []byte) error {
 
 var errNoCode = errors.New("reply: no error code")
 
-// read makes a token of the reply to a request that was sent at began.
+// read makes a token from the reply to a request that was sent at began.
 func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointError) {
 	fail := func(err error) *EndpointError {
 		return &EndpointError{StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp), Err: err}
@@ -119,7 +119,7 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 	}
 	r, err := e.parse(resp.Header.Get("Content-Type"), body)
 	switch {
-	case !good || r.Error != "": // whatever else is wrong with it
+	case !good || r.Error != "": // whatever else is wrong with the reply
 		refusal := fail(nil)
 		if r.Error == "" && len(trim(body)) > 0 {
 			refusal.Err = cmp.Or(err, errNoCode) // it may come from a proxy
@@ -136,8 +136,8 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 	return token, nil
 }
 
-// token returns the token of a request that was sent at began, and answered when the
-// server's clock showed now.
+// token returns the token of a request that was sent at began. The server's clock
+// showed now when it answered.
 func (r reply) token(began, now time.Time) *Token {
 	t := &Token{
 		AccessToken: r.AccessToken, TokenType: string(r.TokenType), RefreshToken: string(r.RefreshToken),
@@ -159,7 +159,7 @@ func (r reply) token(began, now time.Time) *Token {
 	return t
 }
 
-// parse reads JSON, or the form that some servers have sent since before the RFC.
+// parse reads JSON, or the form that some servers send since before the RFC.
 func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 	body = trim(body)
 	if len(body) > 0 && e.ReplyJSON != nil {
@@ -190,12 +190,12 @@ func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 	return r, nil
 }
 
-// trim takes off what may stand round JSON (RFC 8259 section 8.1).
+// trim removes what may surround JSON (RFC 8259 section 8.1).
 func trim(body []byte) []byte {
 	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\ufeff")))
 }
 
-// own are the members that have a field of Token, or are none of a token.
+// own names the members that have a field in Token or do not belong to a token.
 var own = map[string]bool{
 	"access_token": true, "token_type": true, "refresh_token": true, "scope": true, "expires_in": true, "expires_at": true,
 	"refresh_in": true, "error": true, "error_description": true, "error_uri": true,

@@ -19,51 +19,51 @@ import (
 	"github.com/tokentripper/tokentripper/internal/jws"
 )
 
-// SignedJWT signs its own short-lived tokens (RFC 7519): for APIs that trust a
-// service's key, and as the assertion of [Endpoint], [JWTBearer] and others. Put
-// a [Cache] over it for an API; not for an assertion, which is made anew for
-// each request.
+// SignedJWT signs its own short-lived tokens (RFC 7519). Use it for APIs that trust a
+// service's key, and as the assertion of [Endpoint], [JWTBearer] and others. For an
+// API, put a [Cache] over it. As an assertion it needs no Cache, because each request
+// needs a new one.
 //
-// Each token has a fresh jti. Its iat lies a tenth of Lifetime in the past, at
-// most a minute, for servers whose clock is behind.
+// Each token has a fresh jti. Its iat is a tenth of Lifetime in the past, at most a
+// minute, for servers whose clock is behind.
 //
 // Printed, logged or marshalled in any way, it shows no secret.
 type SignedJWT struct {
-	// Key signs: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or
-	// Ed25519. Only Public and Sign are called, so it may live in a KMS or an
+	// Key signs the tokens: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521,
+	// or Ed25519. Only Public and Sign are called, so the key may be in a KMS or an
 	// HSM. See [ParsePrivateKey].
 	Key crypto.Signer
 
-	// Algorithm is RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512
-	// or EdDSA. Empty means what the key has of itself; for RSA, RS256.
+	// Algorithm is RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 or
+	// EdDSA. Empty means the algorithm of the key's type and curve, and RS256 for RSA.
 	Algorithm string
 
-	// KeyID is the kid, which tells the server which of its keys to check with.
-	// Empty means none.
+	// KeyID is kid, which tells the server which of its keys verifies the token. Empty
+	// means none.
 	KeyID string
 
-	// Issuer and Subject are iss and sub. Empty means none. To authenticate a
-	// client, both are its id (RFC 7523 section 3).
+	// Issuer and Subject are iss and sub. Empty means none. To authenticate a client,
+	// set both to the client's id (RFC 7523 section 3).
 	Issuer, Subject string
 
-	// Audience is aud: whom the token is for. An assertion needs it; some servers
-	// want their issuer there, others the URL of the token endpoint. None means
-	// none.
+	// Audience is aud, the recipients of the token. An assertion needs it; some servers
+	// expect their issuer there, others the URL of the token endpoint. None means no
+	// aud.
 	Audience []string
 
-	// Lifetime is exp less iat, in whole seconds. Zero means 5 minutes; less than a
+	// Lifetime is exp less iat, in whole seconds. Zero means 5 minutes. Less than a
 	// second is an error.
 	Lifetime time.Duration
 
-	// Claims are further claims. One that a field or Token sets is an error.
+	// Claims are further claims. A claim that a field or Token sets is an error.
 	Claims map[string]any
 
-	// Header are further header parameters, or another typ, such as at+jwt.
+	// Header holds further header parameters, or another typ, such as at+jwt.
 	Header map[string]any
 }
 
-// Token signs a new token, whatever old is. The error names the field that is
-// wrong, or wraps that of the key.
+// Token signs a new token and ignores old. The error names the field that is wrong, or
+// wraps the error of the key.
 func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
 	signer, err := jws.New(s.Key, s.Algorithm)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
 	if life < time.Second {
 		return nil, errors.New("tokensource: SignedJWT.Lifetime is less than a second")
 	}
-	now := time.Now() // less its fraction: iat and exp have whole seconds
+	now := time.Now() // iat and exp have whole seconds
 	issued := now.Add(-time.Duration(now.Nanosecond()) - min(life/10, time.Minute).Truncate(time.Second))
 	expiry := issued.Add(life.Truncate(time.Second))
 	claims, err := s.claims(issued, expiry)
@@ -105,7 +105,7 @@ func (s *SignedJWT) claims(issued, expiry time.Time) (jwt.MapClaims, error) {
 	switch len(s.Audience) {
 	case 0:
 	case 1:
-		claims["aud"] = s.Audience[0] // as some servers insist
+		claims["aud"] = s.Audience[0] // some servers insist on a string
 	default:
 		claims["aud"] = s.Audience
 	}
@@ -134,23 +134,23 @@ func (s *SignedJWT) header() (map[string]any, error) {
 	return header, nil
 }
 
-// String tells issuer and key id, no secret.
+// String returns the issuer and the key id, without a secret.
 func (s SignedJWT) String() string {
 	return fmt.Sprintf("JWT signed by issuer %q, key id %q", s.Issuer, s.KeyID)
 }
 
-// Format writes [SignedJWT.String], whatever the verb.
+// Format writes [SignedJWT.String] for every verb.
 func (s SignedJWT) Format(f fmt.State, verb rune) { io.WriteString(f, s.String()) }
 
 // MarshalText returns [SignedJWT.String], so that JSON, XML and slog show no secret.
 func (s SignedJWT) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalBinary returns an error, so that gob and its like write no secret.
+// MarshalBinary returns an error, so that gob and similar encoders write no secret.
 func (s SignedJWT) MarshalBinary() ([]byte, error) { return nil, errBinary }
 
-// ParsePrivateKey reads the first private key in a PEM text: PKCS #8, PKCS #1 or
-// SEC 1. The error tells what is there instead; an encrypted key must be
-// decrypted first.
+// ParsePrivateKey reads the first private key in a PEM text: PKCS #8, PKCS #1 or SEC 1.
+// If there is none, the error says what the text holds instead. You must decrypt an
+// encrypted key first.
 func ParsePrivateKey(text []byte) (crypto.Signer, error) {
 	var seen []string
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {

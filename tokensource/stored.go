@@ -14,52 +14,53 @@ import (
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
-// Stored shares one token of its Source among many processes: while one obtains
-// a token the others wait for it, and a refresh token that rotates is sent once
-// by all of them together. Put a [Cache] over it.
+// Stored shares one token of its Source among many processes. While one process obtains
+// a token, the others wait for it. All processes together send a rotating refresh token
+// once. Put a [Cache] over it.
 //
-// A new token is saved before it is used. A save that fails is tried again for 15 s,
-// while the lock is held; a token that could not be saved is used all the same,
-// and saved with the next call.
+// Stored saves a new token before the token is used. It repeats a failing save for 15 s
+// while it holds the lock. A token that could not be saved is used nevertheless, and
+// saved with the next call.
 //
 // If the store was emptied or put back to an older state, each process saves the newest
-// token that it knows with its next call, or its next [Stored.Look]. No refresh token is
-// spent until 45 s after the first has noticed: by then all have looked that
-// send requests. Meanwhile Token returns the token if it is good, else a [StoreError].
+// token that it knows with its next call or its next [Stored.Look]. No refresh token is
+// spent until 45 s after the first process noticed. By then all processes that send
+// requests have looked. Meanwhile Token returns the token if it is good, and otherwise
+// a [StoreError].
 //
 // The user must log in again if a process is killed after the server has ended its
 // refresh token and before the next one is saved. The same happens if a process that
-// does not know the newest token cannot see that the store has lost it: it has just started, or
-// the store was put back to what the process knows.
+// does not know the newest token cannot see that the store has lost it: the process has
+// just started, or the store was put back to the state that the process knows.
 //
-// Expiry is kept as a time of day, so the clocks of the processes should agree
-// to within seconds. It is the Cache that notices if the wall clock was set back since
-// it got the token. An Expiry or RefreshAt that JSON cannot tell, as when
-// milliseconds are taken for seconds, counts as unknown; a token whose text is not UTF-8 is
+// Expiry is stored as a time of day, so the clocks of the processes should agree to
+// within seconds. If the wall clock is set back after the Cache got the token, the
+// Cache notices. An Expiry or RefreshAt that JSON cannot represent, such as a time of
+// milliseconds taken for seconds, counts as unknown. A token whose text is not UTF-8 is
 // an error.
 //
-// Stored is safe for concurrent use, and must not be copied after its first use.
+// Stored is safe for concurrent use. You must not copy it after its first use.
 type Stored struct {
 	// Source obtains the tokens.
 	Source Source
 
-	// Store keeps them.
+	// Store keeps the tokens.
 	Store Store
 
-	// Key names the token in the Store: printable ASCII, 1 to 200 bytes. Each
-	// user's or tenant's token has its own. To the keys of this package's grants
-	// a hash of the server, the client and the initial refresh token is added, so that a new
-	// initial refresh token replaces whatever was stored.
+	// Key is the name of the token in the Store: printable ASCII, 1 to 200 bytes. Use a
+	// key for each user or tenant. For this package's grants, Key is extended with a
+	// hash of the server, the client and the initial refresh token, so that a new
+	// initial refresh token replaces the stored token.
 	Key string
 
-	// Timeout bounds a call of Source, together with the time that it took to get
-	// the lock. Zero means 10 s. The lock lives 15 s longer, for the save.
+	// Timeout bounds a call of Source together with the wait for the lock. Zero means
+	// 10 s. The lock lasts 15 s longer, for the save.
 	Timeout time.Duration
 
-	// Unshared lets the process obtain tokens of its own while the Store is
-	// away, or does not answer within 5 s: for client credentials and the like. A
-	// refresh token is never spent without the lock, if it is in a Token, or Source is
-	// a RefreshToken, or has a method Spends() bool that returns true.
+	// Unshared lets the process obtain its own tokens while the Store fails or does not
+	// answer within 5 s. Use it for client credentials and the like. A refresh token is
+	// never spent without the lock if it is in a Token, or if Source is a RefreshToken
+	// or has a method Spends() bool that returns true.
 	Unshared bool
 
 	mu     sync.Mutex // guards what follows
@@ -70,19 +71,18 @@ type Stored struct {
 // Bounds of Stored.
 const (
 	maxKey       = 200
-	storeTime    = 5 * time.Second // for the store to answer, or it is away
+	storeTime    = 5 * time.Second // after which the store counts as unavailable
 	saveTime     = 15 * time.Second
 	unsavedPause = time.Second
 )
 
-// Token returns the stored token if it is good and another one than old.
-// Otherwise it locks the key, looks again, and if need be asks Source with the
-// newest token as old.
+// Token returns the stored token if it is good and differs from old. Otherwise it locks
+// the key, looks again, and if necessary asks Source with the newest token as old.
 //
-// The error is a [StoreError], Source's, or ctx's while somebody else has the
-// lock. Once it has the lock itself, Token ends within Timeout and 15 s, not
-// with ctx. It wraps [ErrReauthenticate] from the moment that the refresh token
-// was refused, in any process, until Set, in any process.
+// The error is a [StoreError], Source's, or ctx's while another process or caller holds
+// the lock. Once Token holds the lock, it ends within Timeout and 15 s, whatever
+// becomes of ctx. From the moment when the refresh token is refused in any process
+// until Set in any process, the error wraps [ErrReauthenticate].
 func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 	key, err := s.key()
 	if err != nil {
@@ -105,14 +105,15 @@ func (s *Stored) Token(ctx context.Context, old *Token) (*Token, error) {
 	return token, err
 }
 
-// asked is an error of Source, which may look like one of Store, but is not.
+// asked is an error of Source, which must not be taken for an error of Store.
 type asked struct{ error }
 
-// errEnded says what the Store tells to all processes.
+// errEnded is the error in all processes after one has saved that a login is needed.
 var errEnded = fmt.Errorf("%w: the stored token was refused or forgotten", ErrReauthenticate)
 
-// look returns what the Store has, if that will do, or locks it and obtains a token. As
-// long as another process has the lock, it tries to get it once a second only.
+// look returns the stored token if it will do; otherwise it locks the key and obtains a
+// token. While another process holds the lock, it tries to get the lock only once a
+// second.
 func (s *Stored) look(ctx context.Context, key string, old *Token, tried *time.Time) (*Token, error) {
 	value, err := s.load(ctx, key)
 	if err != nil {
@@ -151,8 +152,8 @@ func (s *Stored) load(ctx context.Context, key string) ([]byte, error) {
 	return value, nil
 }
 
-// learn takes what the Store holds, unless what is known here is newer, and
-// returns the newest. Under the lock it makes that ready to be saved.
+// learn takes the record from the Store, unless the one known here is newer, and
+// returns the newest. Under the lock it prepares a newer one for saving.
 func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	var stored record
 	if value != nil {
@@ -168,7 +169,7 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 		s.newest = saved(stored)
 		return s.newest, nil
 	}
-	if s.newest.Outcome == lineage.Saved { // the Store was emptied, or put back
+	if s.newest.Outcome == lineage.Saved { // the Store was emptied or put back
 		s.newest.Known = s.newest.SavedAgain(stored.Record, time.Now().UnixMilli())
 	}
 	if locked {
@@ -177,12 +178,12 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	return s.newest, nil
 }
 
-// Look learns what other processes have made of the token, and saves what this process
-// knows to be newer, as where the store was emptied. It asks Source for nothing. A [Cache] over Stored
-// calls it every 20 to 30 s while it serves a good token.
+// Look reads what other processes have made of the token. If this process knows a newer
+// one, for example after the store was emptied, Look saves it. It does not ask Source.
+// A [Cache] over Stored calls Look every 20 to 30 s while it serves a good token.
 //
-// It takes 20 s at most. The error is a [StoreError], or ctx's; what is not saved then is
-// saved with the next call.
+// Look takes at most 20 s. The error is a [StoreError] or ctx's. After an error the
+// next call saves the token.
 func (s *Stored) Look(ctx context.Context) error {
 	key, err := s.key()
 	if err != nil {
@@ -198,7 +199,7 @@ func (s *Stored) Look(ctx context.Context) error {
 	return s.flush(ctx, key, saveTime)
 }
 
-// without answers while the Store is away, which err says.
+// without answers while the Store is unavailable with error err.
 func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, error) {
 	s.mu.Lock()
 	last := s.newest
@@ -221,7 +222,7 @@ func (s *Stored) without(ctx context.Context, old *Token, err error) (*Token, er
 	return token, nil
 }
 
-// ask asks Source, and checks what it gives before anything is done with it.
+// ask asks Source and checks the token before any use.
 func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
 	began := time.Now()
 	token, err := s.Source.Token(ctx, old)
@@ -237,7 +238,7 @@ func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
 	return token.withLifetime(began), nil
 }
 
-// spends reports whether to go on from a token spends a refresh token.
+// spends reports whether asking Source with base as old spends a refresh token.
 func (s *Stored) spends(base *Token) bool {
 	if base != nil {
 		return base.RefreshToken != ""
@@ -249,8 +250,9 @@ func (s *Stored) spends(base *Token) bool {
 	return ok && r.RefreshToken != ""
 }
 
-// keep makes k the newest, unless there is a later login, logout or token. It is newer than what
-// Replace has made of the same record meanwhile, if that has the refresh token which k has exchanged.
+// keep makes k the newest, unless there is a later login, logout or token. k also
+// replaces a token that Replace has made from the same record meanwhile, if that token
+// still has the refresh token that k has exchanged.
 func (s *Stored) keep(k known) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -259,15 +261,15 @@ func (s *Stored) keep(k known) {
 	}
 }
 
-// Pending reports whether a token, a login or a logout is yet to be saved, and would
-// be lost with this Stored. The next call of Token saves it.
+// Pending reports whether a token, a login or a logout is not saved yet, and would be
+// lost with this Stored. The next call of Token saves it.
 func (s *Stored) Pending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.newest.Outcome != lineage.Saved
 }
 
-// A fingerprinter is a Source whose configuration tells whose tokens it obtains.
+// A fingerprinter is a Source whose configuration identifies whose tokens it obtains.
 type fingerprinter interface{ fingerprint() []string }
 
 func (s *Stored) key() (string, error) {
@@ -294,8 +296,8 @@ func (s *Stored) timeout() time.Duration {
 	return 10 * time.Second
 }
 
-// Format writes the types of Source and Store and the key, whatever the verb: no
-// secret, and nothing that changes meanwhile.
+// Format writes the key and the types of Source and Store for every verb. It shows no
+// secret and reads nothing that changes concurrently.
 func (s *Stored) Format(f fmt.State, verb rune) {
 	fmt.Fprintf(f, "%T in %T as %q", s.Source, s.Store, s.Key)
 }

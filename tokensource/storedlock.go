@@ -10,7 +10,7 @@ import (
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
-// Bounds of waiting for a lock and for a store that does not save.
+// Bounds of waiting for a lock, and for a store that does not save.
 const (
 	firstWait   = 50 * time.Millisecond
 	longestWait = time.Second
@@ -24,14 +24,14 @@ var (
 
 // A turn is the time with the lock of a key.
 type turn struct {
-	ctx   context.Context // lives as long as the lock does, whatever becomes of the caller
+	ctx   context.Context // lasts as long as the lock, whatever becomes of the caller
 	key   string
 	value []byte // in the Store
 	save  func([]byte) error
 }
 
-// lock calls fn with the lock of key, which may live for so long. The Store has 5 s
-// to give it.
+// lock calls fn with the lock of key, which lasts for life at most. The Store has 5 s
+// to grant the lock.
 func (s *Stored) lock(ctx context.Context, key string, life time.Duration, fn func(turn) error) error {
 	hold, cancel := context.WithTimeout(context.WithoutCancel(ctx), life)
 	defer cancel()
@@ -49,7 +49,7 @@ func (s *Stored) lock(ctx context.Context, key string, life time.Duration, fn fu
 		return result
 	})
 	switch {
-	case ran: // what became of the lock afterwards does not matter
+	case ran: // what happens to the lock afterwards does not matter
 		return result
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -57,8 +57,8 @@ func (s *Stored) lock(ctx context.Context, key string, life time.Duration, fn fu
 	return storeError(opUpdate, key, cmp.Or(err, errNotCalled))
 }
 
-// settle learns what the Store has, and saves what is newer here, until the newest
-// is saved.
+// settle reads the record in the Store, and saves a newer one of this process until the
+// newest is saved.
 func (s *Stored) settle(t turn) (known, error) {
 	newest, err := s.learn(t.key, t.value, true)
 	for err == nil && newest.Outcome != lineage.Saved {
@@ -67,7 +67,7 @@ func (s *Stored) settle(t turn) (known, error) {
 	return newest, err
 }
 
-// obtain settles, and asks Source if need be. Another process may have been faster.
+// obtain settles, and asks Source if necessary: another process may have been faster.
 func (s *Stored) obtain(t turn, old *Token) (*Token, error) {
 	newest, err := s.settle(t)
 	if err != nil {
@@ -79,9 +79,9 @@ func (s *Stored) obtain(t turn, old *Token) (*Token, error) {
 	return s.exchange(t, newest)
 }
 
-// exchange asks Source with the newest token, and saves what comes: also that a
-// refresh token is dead, which the others need not find out. The end of the
-// lock's life is for the save.
+// exchange asks Source with the newest token and saves the result. It also saves that a
+// refresh token is dead, so that no other process sends it. The end of the lock's life
+// is reserved for the save.
 func (s *Stored) exchange(t turn, base known) (*Token, error) {
 	end, _ := t.ctx.Deadline()
 	call, cancel := context.WithDeadline(t.ctx, end.Add(-saveTime))
@@ -108,13 +108,15 @@ func (s *Stored) exchange(t turn, base known) (*Token, error) {
 	return token, nil
 }
 
-// ends reports whether all processes need a login, if Source says so of base.
+// ends reports whether all processes need a login after Source has returned
+// ErrReauthenticate for base.
 func (s *Stored) ends(base *Token) bool {
 	return s.spends(base) || base != nil && !base.good(time.Now())
 }
 
-// save saves k, and tries for 15 s or until the lock is lost. It returns the newest:
-// somebody may have logged in or out meanwhile.
+// save saves k. It repeats a failing save for 15 s or until the lock is lost. It
+// returns the newest record, which may be a login or logout that has taken effect
+// meanwhile.
 func (s *Stored) save(t turn, k known) (known, error) {
 	data, err := record{k.Record, k.token}.encode()
 	if err != nil {
@@ -138,7 +140,7 @@ func (s *Stored) save(t turn, k known) (known, error) {
 	return known{}, &StoreError{opSave, t.key, err}
 }
 
-// note notes what became of saving k, if k is the newest still.
+// note notes the result of saving k, if k is still the newest.
 func (s *Stored) note(k known, outcome lineage.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +149,7 @@ func (s *Stored) note(k known, outcome lineage.Outcome) {
 	}
 }
 
-// retry calls try until nobody else has the lock, or ctx ends.
+// retry calls try until the lock is free or ctx ends.
 func (s *Stored) retry(ctx context.Context, try func() error) error {
 	locked := func(err error) bool { return errors.Is(err, ErrLocked) }
 	if err := spaced(ctx, try, locked); !locked(err) {
@@ -156,8 +158,8 @@ func (s *Stored) retry(ctx context.Context, try func() error) error {
 	return ctx.Err()
 }
 
-// spaced calls try until it succeeds, or fails in a way that is not worth another
-// try, or ctx ends. It returns the last error of try.
+// spaced calls try until it succeeds, until it fails with an error for which again
+// returns false, or until ctx ends. It returns the last error of try.
 func spaced(ctx context.Context, try func() error, again func(error) bool) error {
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		err := try()

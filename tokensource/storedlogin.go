@@ -9,13 +9,14 @@ import (
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
-// Set saves the token of a login, whatever the Store holds, and so hands it to
-// all processes. It waits for the lock until ctx ends, and then takes 15 s at most. It returns nil
-// when this login, or a later login or logout, is saved. If it fails, the next call of Token
-// saves the login, unless there is another login or logout since: where only the clocks can tell,
-// one within 10 s of it counts as since.
+// Set saves the token of a login, whatever the Store holds, and thereby passes it to
+// all processes. It waits for the lock until ctx ends, and then takes at most 15 s. It
+// returns nil when this login, or a later login or logout, is saved. After an error the
+// next call of Token saves the login, unless there has been another login or logout
+// since. If only the clocks can tell, another one within 10 s counts as later.
 //
-// A token that is no login, or whose text is not UTF-8, is an error, and changes nothing.
+// If token is not a login's, or its text is not UTF-8, Set returns an error and changes
+// nothing.
 func (s *Stored) Set(ctx context.Context, token *Token) error {
 	kept, err := token.storable()
 	if err != nil {
@@ -24,12 +25,13 @@ func (s *Stored) Set(ctx context.Context, token *Token) error {
 	return s.begin(ctx, kept.atLogin(time.Now()))
 }
 
-// Forget saves that the user has logged out: no process obtains a token any more
-// until Set, in any process. Access tokens in use elsewhere live on until they
-// expire or are refused. It waits, returns and fails as Set does.
+// Forget saves that the user has logged out. No process obtains a token until Set in
+// any process. An access token in use elsewhere still works until it expires or a
+// server refuses it. Forget waits, returns and fails as Set does.
 func (s *Stored) Forget(ctx context.Context) error { return s.begin(ctx, nil) }
 
-// begin makes a login with this token the newest, or if it is nil a logout, and saves it.
+// begin makes a login with this token the newest, or a logout if token is nil, and
+// saves it.
 func (s *Stored) begin(ctx context.Context, token *Token) error {
 	key, err := s.key()
 	if err != nil {
@@ -40,9 +42,9 @@ func (s *Stored) begin(ctx context.Context, token *Token) error {
 	return s.retry(ctx, func() error { return s.flush(ctx, key, saveTime) })
 }
 
-// put makes a login or a logout the newest. Its generation is a time, far above what
-// exchanges count to: a process that knows more than the Store, because that was
-// emptied, must not think that it is old.
+// put makes a login or a logout the newest. Its generation is a time, far above the
+// count of exchanges: a process that knows more than the Store, because the Store was
+// emptied, must not take the login for an old record.
 func (s *Stored) put(token *Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +52,7 @@ func (s *Stored) put(token *Token) {
 	next.Generation = max(s.newest.Generation+1, uint64(max(0, time.Now().UnixMilli())))
 	next.Login, next.Ended = rand.Text(), token == nil
 	next.Outcome, next.Begins, next.Over = lineage.Untried, true, s.newest.Login
-	if s.newest.Begins { // that is not saved
+	if s.newest.Begins { // which is not saved
 		next.Over = s.newest.Over
 	}
 	s.newest = next
@@ -63,7 +65,7 @@ func (s *Stored) returned() {
 	s.logins--
 }
 
-// flush gets the lock for so long, and settles.
+// flush gets the lock for life at most, and settles.
 func (s *Stored) flush(ctx context.Context, key string, life time.Duration) error {
 	return s.lock(ctx, key, life, func(t turn) error {
 		_, err := s.settle(t)
@@ -71,10 +73,10 @@ func (s *Stored) flush(ctx context.Context, key string, life time.Duration) erro
 	})
 }
 
-// Replace saves next, which a server has sent along with an answer to old, if
-// old is still the newest; see [Cache.Replace]. It takes at most 5 s, and does not
-// wait if somebody else has the lock: the next call of Token saves next, unless
-// there is a newer one.
+// Replace saves next, which a server has sent along with an answer to old, if old is
+// still the newest; see [Cache.Replace]. It takes at most 5 s. It does not wait for the
+// lock: if another caller holds it, the next call of Token saves next, unless there is
+// a newer token.
 func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	kept, err := next.storable()
 	if err != nil {
@@ -94,8 +96,8 @@ func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	return err
 }
 
-// replace makes next the newest instead of old. A pending token is replaced under its own
-// generation, because another process may have counted on from the same record.
+// replace makes next the newest instead of old. A pending token is replaced under its
+// own generation, because another process may have counted on from the same record.
 func (s *Stored) replace(old, next *Token) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,20 +13,20 @@ import (
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
 
-// An outgoing request and its header's value are one allocation.
+// An outgoing request and the value of its header share one allocation.
 type outgoing struct {
 	http.Request
 	value [1]string
 }
 
-// So they are with a body that GetBody can make again.
+// An outgoingUpload shares its allocation with a body that GetBody can make again, too.
 type outgoingUpload struct {
 	outgoing
 	body replay.Gated
 }
 
-// has reports whether the caller has set a header, by one of its spellings. To
-// compare all names would take a third of the time that an accepted request costs.
+// has reports whether the caller has set a header under one of its spellings. Comparing
+// all names would take a third of the time that an accepted request costs.
 func has(header http.Header, spellings ...string) bool {
 	for _, name := range spellings {
 		if _, ok := header[name]; ok {
@@ -36,9 +36,9 @@ func has(header http.Header, spellings ...string) bool {
 	return false
 }
 
-// withHeader returns a shallow copy of the request, with a header set. Not
-// Request.Clone: that copies Trailer, which net/http must see change when the
-// body ends, and every value of the header, which no RoundTripper may change.
+// withHeader returns a shallow copy of the request with a header set. Request.Clone
+// does not fit: it copies Trailer, which net/http must see change when the body ends,
+// and it copies the value slices of the header, which no RoundTripper may change.
 func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name, value string) *http.Request {
 	var out *outgoing
 	if replay.Large(req) {
@@ -58,8 +58,8 @@ func withHeader(req *http.Request, body io.ReadCloser, trailer http.Header, name
 	return &out.Request
 }
 
-// answered sends out, and answers as if base had been sent req: without the
-// token, and with the chain of redirects that the next hop is judged by.
+// answered sends out and returns the answer as if base had received req: resp.Request
+// has no token, and has the chain of redirects by which the next hop is judged.
 func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, error) {
 	resp, err := base.RoundTrip(out)
 	if body, ok := out.Body.(interface{ Answered() }); ok {
@@ -75,17 +75,16 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 
 // discard closes a refused response whose request is sent again.
 //
-// After a small request it reads the rest first, so that the connection can be
-// used again: at most 64 KiB, for at most 50 ms, and not beyond the request's
-// context.
+// After a small request it first reads the rest, so that the connection can be used
+// again: at most 64 KiB, for at most 50 ms, and not beyond the request's context.
 //
-// After an upload it makes sure that the connection is not used again. A server
-// or proxy that refused early closes it a moment later, or never reads on: nginx,
-// HAProxy, Squid, lighttpd and others do. A response of HTTP/1.1 that has a body
-// keeps its connection out of the pool until it is closed, which ends it unless
-// the body was read, as by [PeekJSON]. Other connections are back there, or with
-// HTTP/2 as soon as no other request is on them, and base can only be told to close
-// all that are idle.
+// After an upload it makes sure that the connection is not used again, because a server
+// or proxy that refused early closes it a moment later or stops reading: nginx,
+// HAProxy, Squid, lighttpd and others do. An HTTP/1.1 response with a body keeps its
+// connection out of the pool. Closing the response ends that connection, unless the
+// body was read, as by [PeekJSON]. Other connections are in the pool already. A
+// connection of HTTP/2 ends once no other request is on it. Base can only be told to
+// close all idle connections.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
 	closeEnds(resp)
@@ -118,15 +117,15 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 // must be one that no caller has.
 func closeEnds(resp *http.Response) { resp.ContentLength = math.MaxInt64 }
 
-// drain closes a response; if its request was sent to the end, it reads the rest
-// first. It does not read what net/http decompresses: that would hold up Close
-// for as long as nothing comes (as of Go 1.26).
+// drain closes a response. If its request was sent to the end, drain first reads the
+// rest. It does not read what net/http decompresses, because Close would wait until
+// data arrives (as of Go 1.26).
 func drain(resp *http.Response, next replay.Next) {
 	if resp.Body == nil {
-		return // http.Client lets a RoundTripper do that
+		return // http.Client accepts a nil Body
 	}
 	closed := make(chan struct{})
-	var closing atomic.Bool // not a sync.Once: nobody waits for a Close that waits
+	var closing atomic.Bool // not a sync.Once: a second caller must not wait for a Close that blocks
 	closeBody := func() {
 		if !closing.Swap(true) {
 			resp.Body.Close()
@@ -157,17 +156,17 @@ func await(ctx context.Context, done <-chan struct{}) {
 	}
 }
 
-// abandon closes a response that nobody gets, and does not wait.
+// abandon closes a response that is not returned, without waiting.
 func abandon(resp *http.Response) {
 	if resp.Body != nil {
 		go resp.Body.Close()
 	}
 }
 
-// closeIdle closes the idle connections of base, or of the next layer below it
-// that can.
+// closeIdle closes the idle connections of base, or of the first layer below it that
+// can close them.
 func closeIdle(base http.RoundTripper) {
-	for range 100 { // layers that lie could go round in circles
+	for range 100 { // wrappers may form a cycle
 		switch b := base.(type) {
 		case interface{ CloseIdleConnections() }:
 			b.CloseIdleConnections()

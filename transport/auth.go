@@ -12,90 +12,90 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Auth is an http.RoundTripper that sends each request with a token. When the
-// server refuses the token, it asks its Source for another and sends the
-// request once more. Only Source must be set.
+// Auth is an http.RoundTripper that sends each request with a token. When the server
+// refuses the token, Auth asks its Source for another token and sends the request once
+// more. You must set Source only.
 //
-// A request that carries an Authorization header already, in canonical form or
-// in lower case, passes untouched, and so does one that was redirected to
-// another origin (scheme, host and port) than it began at, with all that follows
-// it: see Origins. The caller's request is never changed, its body is closed
-// once, and the response's Request is the caller's.
+// Two kinds of requests pass without a token and are not sent again: a request that
+// already has an Authorization header, spelled canonically or in lower case, and a
+// request that was redirected away from the origin (scheme, host and port) where it
+// began, even if it returns there. With Origins, these origins decide instead. Auth
+// never changes the caller's request, closes its body once, and sets the response's
+// Request to the caller's.
 //
-// A body with GetBody is sent again from there. Any other is recorded while it
-// streams to the server, within MaxBody and MaxMemory; past them the request
-// goes on, but can't be sent again: the caller gets the refusal as it came. The
-// caller also gets it, unread, if the Source has no other token, and if a
-// server goes on refusing the tokens that its refusals cause: then a refresh
-// takes place at most every 2 s, later every 2 minutes.
+// If the request has GetBody, the second attempt gets its body from GetBody. Any other
+// body is recorded while it streams to the server, within MaxBody and MaxMemory. A body
+// beyond these bounds is still sent, but only once: the caller gets the refusal
+// unchanged. The caller also gets the refusal, unread, if the Source has no other
+// token. The same is true when a server keeps refusing the tokens that its refusals
+// cause: then they cause a refresh at most every 2 s, and later every 2 minutes.
 //
-// A request goes to Base at most twice. The server did not act on what it
-// refused, so every method is sent again, POST too. A refused body of more than
-// 8 KiB goes over another connection, for the server may be about to close the
-// one of the refusal. If that is back in Base's pool, because the refusal has no
-// body or came over HTTP/2, Auth closes all idle connections of Base: each costs
-// the next request to its host a handshake. A connection of HTTP/2 that other
-// requests are on stays.
+// Base receives a request at most twice. Every method is sent again, including POST,
+// because the server did not act on a request that it refused. A refused body of more
+// than 8 KiB is sent again over another connection, because the server may be about to
+// close the connection of the refusal. If that connection is already back in Base's
+// pool, because the refusal has no body or came over HTTP/2, Auth closes all idle
+// connections of Base. Each costs the next request to its host a handshake. A
+// connection of HTTP/2 with other requests on it stays open.
 //
-// Auth is safe for concurrent use; its fields must not be changed once it is in use.
+// Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {
-	// Source supplies the tokens: as a rule a [tokensource.Cache].
+	// Source supplies the tokens, usually from a [tokensource.Cache].
 	Source tokensource.Source
 
-	// Base sends the requests. Nil means http.DefaultTransport. Tokens of type
-	// DPoP need a [DPoP] here, and no others go there.
+	// Base sends the requests. Nil means http.DefaultTransport. Tokens of type DPoP
+	// need a [DPoP] as Base, and a DPoP accepts only tokens of this type.
 	Base http.RoundTripper
 
-	// Origins, if not nil, lists where tokens may go, such as
-	// "https://api.example.com": to all of these and nowhere else. An entry
-	// that is not an origin fails every request.
+	// Origins, if not nil, lists the origins that get tokens, such as
+	// "https://api.example.com". Every request to one of them carries a token, and no
+	// other request does. If an entry is not an origin, every request fails.
 	//
-	// Set it if a layer above Auth builds new requests: that loses the chain of
-	// redirects.
+	// Set Origins if a layer above Auth builds new requests, because these lose the
+	// chain of redirects.
 	Origins []string
 
-	// AllowHTTP allows tokens to travel unencrypted. Without it, a request that
-	// would send one by another scheme than https fails, unless the host is
-	// localhost or a loopback address, and no proxy on another machine is seen
-	// in Base.
+	// AllowHTTP allows unencrypted requests to carry tokens. Without it, a request with
+	// a token fails if its scheme is not https, unless the host is localhost or a
+	// loopback address and Base has no visible proxy on another machine.
 	AllowHTTP bool
 
-	// Refused reports whether a response refuses the token. It may read the body
-	// by [HasJSON] and [PeekJSON] only. A refusal with another status than 401
-	// counts like one, a 200 too: the request is sent again, so the server must
-	// not have acted on it. Nil means [Unauthorized].
+	// Refused reports whether a response refuses the token. It may read the body only
+	// by [HasJSON] and [PeekJSON]. It may report true for any status, even 200. The
+	// request is then sent again, so the server must not have acted on it. Nil means
+	// [Unauthorized].
 	Refused func(*http.Response) bool
 
-	// NewToken returns the token that a server has sent along with its answer
-	// because it refreshes by itself, or nil. It must not read the body. The
-	// token goes to the Source's Replace, see [tokensource.Cache.Replace]. A
-	// Source without Replace, or a Replace that fails, leaves the answer as it
-	// is. Nil means that no server does this.
+	// NewToken returns the new token that a server sent with its answer, or nil if the
+	// answer has none. It must not read the body. The token goes to the Source's
+	// Replace method, see [tokensource.Cache.Replace]. If the Source has no Replace, or
+	// Replace fails, the caller still gets the answer. Nil means that servers send no
+	// tokens.
 	NewToken func(*http.Response) *tokensource.Token
 
-	// Anonymous reports whether a request may go without a token where Source
-	// returns an error that wraps [tokensource.ErrReauthenticate]. The answer
-	// reaches the caller, whatever it is: a challenge tells where to log in (RFC
-	// 9728). Nil means never: the request fails with the error.
+	// Anonymous reports whether a request may go without a token when Source returns an
+	// error that wraps [tokensource.ErrReauthenticate]. The caller gets the answer,
+	// whatever it is: a challenge says where to log in (RFC 9728). Nil means never: the
+	// request fails with the error.
 	//
-	// Had tells whether Source has ever given this Auth a token. Where it serves one
-	// user, return !had: then a request fails after a logout, or when the login has
-	// ended. It goes without a token if that was before the process started. Where
-	// it serves many, as with a [tokensource.Keyed], had is true for all of them once
-	// one has a token: decide by what the request's context says of its user.
+	// Parameter had reports whether Source has ever given this Auth a token. If Source
+	// serves one user, return !had. Then requests go without a token until the first
+	// login in this process, and fail after a logout or when the login has ended. If
+	// Source serves many users, like a [tokensource.Keyed], had is true for all of them
+	// once one has a token. Decide then by the user in the request's context.
 	//
-	// Such a request is sent once, its body is not recorded, and it passes by a
-	// [DPoP] to the Base of that. A server that answers it with less, in place of a
-	// challenge, gives no sign of it.
+	// A request without a token is sent once, and its body is not recorded. It skips a
+	// [DPoP] and goes to the Base of the DPoP. You cannot tell if a server answers it
+	// with less data instead of a challenge.
 	Anonymous func(req *http.Request, had bool) bool
 
-	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB;
-	// less means that bodies are not recorded. A larger body that is refused
-	// before this much of it was sent can still be sent again.
+	// MaxBody bounds the recording of one body, in bytes. Zero means 4 MiB. A negative
+	// value means that bodies are not recorded. A larger body can still be sent again
+	// if it is refused before MaxBody bytes of it were sent.
 	MaxBody int64
 
-	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB. A
-	// Read that is in progress when a response arrives is kept beside it.
+	// MaxMemory bounds all recordings together, in bytes. Zero means 64 MiB. A Read
+	// that is in progress when a response arrives is kept in addition.
 	MaxMemory int64
 
 	last   atomic.Pointer[credentials]
@@ -103,8 +103,8 @@ type Auth struct {
 	guard  guard
 }
 
-// RoundTrip sends the request with a token, and once more if that is refused.
-// Its own errors are of type [*Error].
+// RoundTrip sends the request with a token, and once more if the server refuses the
+// token. Its own errors are of type [*Error].
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	carries, err := a.carries(req)
 	if err != nil {
@@ -130,7 +130,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.again(req, resp, body, bearer)
 }
 
-// again answers a refusal: with a second attempt, or with the refusal itself.
+// again handles a refusal: it makes the second attempt or returns the refusal itself.
 func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, bearer *credentials) (*http.Response, error) {
 	replayable := body.Hold(req)
 	next, caused, err := a.another(req, bearer)
@@ -142,7 +142,7 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		abandon(resp)
 		return nil, refusedError(resp, bearer.token.AccessToken, err)
 	}
-	if next == nil || !replayable { // a new token is for those who come next
+	if next == nil || !replayable { // a new token is for later requests
 		if caused {
 			a.guard.untried(next.token)
 		}
@@ -171,9 +171,9 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	return resp, err
 }
 
-// another returns other credentials than those that were refused, and whether
-// the refusal caused them: as far as Auth can tell, nobody had them before. Nil
-// means that there are none, or that the guard does not let the Source be asked.
+// another returns other credentials than the refused ones, and whether the refusal
+// caused them: as far as Auth can tell, no request had them before. Nil means that the
+// Source has no other token, or that the guard does not allow asking the Source.
 func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, caused bool, err error) {
 	ctx, last := req.Context(), a.last.Load()
 	s, peeks := a.Source.(peeker)
@@ -198,8 +198,8 @@ func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, 
 	return next, caused, nil
 }
 
-// A peeker is a Source that tells which token it has, without asking for one:
-// see [tokensource.Cache.Peek].
+// A peeker is a Source that returns the token that it has without obtaining one, see
+// [tokensource.Cache.Peek].
 type peeker interface {
 	Peek(ctx context.Context, old *tokensource.Token) *tokensource.Token
 }
@@ -216,7 +216,7 @@ func (a *Auth) send(req *http.Request, attempt replay.Next, c *credentials) (res
 	}
 	refused = a.refuses(resp)
 	resp = settled(resp)
-	if !refused && resp.StatusCode < 400 { // other errors prove no token
+	if !refused && resp.StatusCode < 400 { // other errors prove nothing about the token
 		a.guard.accepted(req, c.token)
 	}
 	return resp, refused, nil
@@ -229,7 +229,7 @@ func (a *Auth) refuses(resp *http.Response) bool {
 	return Unauthorized(resp)
 }
 
-// take hands a token that came with a response to the Source.
+// take passes a token that came with a response to the Source.
 func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 	if next == nil || next.AccessToken == token.AccessToken {
 		return
@@ -241,7 +241,7 @@ func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 	}
 }
 
-// Credentials are a token and the header's value that was made of it.
+// Credentials are a token and the header's value made from it.
 type credentials struct {
 	token  *tokensource.Token
 	header string
@@ -259,8 +259,8 @@ func (a *Auth) ask(ctx context.Context, old *tokensource.Token) (*credentials, e
 	return a.credentials(token)
 }
 
-// credentials returns those of a token. The last are remembered, so that the next
-// request with the token need not make them.
+// credentials returns the credentials of a token. It remembers the last ones, so that
+// the next request with the same token need not make them again.
 func (a *Auth) credentials(token *tokensource.Token) (*credentials, error) {
 	if last := a.last.Load(); last != nil && last.token == token {
 		return last, nil
@@ -275,9 +275,9 @@ func (a *Auth) credentials(token *tokensource.Token) (*credentials, error) {
 	return c, nil
 }
 
-// authorization makes the header's value. A token that is bound to a key goes
-// with proofs, and no other does: a server that hands out less than it was asked
-// for is not obeyed (RFC 9449 section 5).
+// authorization makes the header's value. A DPoP sends bound tokens only, and bound
+// tokens go only through a DPoP: if a server issues an unbound token in reply to a
+// proof, Auth does not use it (RFC 9449 section 5).
 func (a *Auth) authorization(token *tokensource.Token) (string, error) {
 	if _, proves := a.base().(*DPoP); !proves || token == nil {
 		return token.Authorization()
@@ -291,12 +291,13 @@ func (a *Auth) authorization(token *tokensource.Token) (string, error) {
 	return strings.Replace(value, "Bearer", "DPoP", 1), err
 }
 
-// anonymous reports whether the request may go without the token that did not come.
+// anonymous reports whether the request may go without a token after the Source's
+// error.
 func (a *Auth) anonymous(req *http.Request, err error) bool {
 	return a.Anonymous != nil && errors.Is(err, tokensource.ErrReauthenticate) && a.Anonymous(req, a.last.Load() != nil)
 }
 
-// unproved is the base for requests without a token: there is nothing to prove.
+// unproved returns the base for requests without a token, which need no proof.
 func (a *Auth) unproved() http.RoundTripper {
 	if d, ok := a.base().(*DPoP); ok {
 		return d.base()
@@ -304,7 +305,7 @@ func (a *Auth) unproved() http.RoundTripper {
 	return a.base()
 }
 
-// fail refuses to send the request.
+// fail returns an error for a request that is not sent.
 func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
 	if req.Body != nil {
 		req.Body.Close()
@@ -312,15 +313,15 @@ func (a *Auth) fail(req *http.Request, err error) (*http.Response, error) {
 	return nil, &Error{Err: err}
 }
 
-// CloseIdleConnections closes the idle connections of Base, if it can.
+// CloseIdleConnections closes the idle connections of Base, if Base can close them.
 func (a *Auth) CloseIdleConnections() { closeIdle(a.base()) }
 
-// WrappedRoundTripper returns Base, or what is used where it is nil, for code
-// that looks for the [http.Transport] below its layers.
+// WrappedRoundTripper returns Base, or http.DefaultTransport if Base is nil. It is for
+// code that looks for the [http.Transport] below its layers.
 func (a *Auth) WrappedRoundTripper() http.RoundTripper { return a.base() }
 
-// Format writes the types of Source and Base, whatever the verb: no secret, and
-// nothing that changes meanwhile.
+// Format writes the types of Source and Base for every verb. It shows no secret and
+// reads nothing that changes concurrently.
 func (a *Auth) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%T over %T", a.Source, a.base()) }
 
 func (a *Auth) base() http.RoundTripper {

@@ -12,33 +12,34 @@ import (
 	"time"
 )
 
-// A beginning is a response's body whose beginning was read before the caller
-// reads it, and that gives it back.
+// A beginning is a response's body. It reads the beginning of the body ahead of the
+// caller, who later reads it as if nothing had happened.
 //
-// One goroutine reads ahead. [newBeginning] waits for it, but not for ever: past
-// its bounds the Read in progress is the last one, and the caller's Read goes on
-// with what that returns. A Read cannot be ended otherwise than by closing the body.
+// One goroutine reads ahead. [newBeginning] waits for it within bounds. When a bound is
+// reached, the Read in progress is the last one ahead, and the caller's Read continues
+// with its result. Only closing the body could interrupt that Read.
 //
-// The Read in progress writes the trailers into net/http's response. So the caller
-// gets a copy then, whose trailers come when it reads the end: see settled.
+// The Read in progress writes the trailers into the response of net/http. So the caller
+// gets a copy of the response, whose trailers appear when the caller reads the end: see
+// settled.
 type beginning struct {
 	from  *http.Response
 	copy  http.Response
 	rest  io.ReadCloser
-	begun chan struct{} // closed when the first byte has come
-	done  chan struct{} // closed when nothing more is read ahead
+	begun chan struct{} // closed when the first byte has arrived
+	done  chan struct{} // closed when reading ahead has ended
 	value []byte        // the JSON, or nil; fixed once newBeginning has returned
 
 	mu     sync.Mutex // guards what follows
 	data   []byte     // what was read ahead
-	taken  int        // how much of it the caller has
-	err    error      // with which reading ahead ended
+	taken  int        // how many bytes of data the caller has read
+	err    error      // the error that ended reading ahead
 	scan   jsonScan
-	stop   bool // read ahead no more
+	stop   bool // end reading ahead
 	closed bool
 }
 
-// Bounds of what is read ahead, and of how long that may take.
+// Bounds of reading ahead, in bytes and in time.
 const (
 	maxBeginning   = 64 << 10
 	firstBeginning = 2 << 10 // nearly all refusals are shorter
@@ -46,8 +47,8 @@ const (
 	endWithin      = 50 * time.Millisecond
 )
 
-// newBeginning reads the beginning of a response's body, until that is a JSON
-// object or list, can't be one, or has taken too long.
+// newBeginning reads the beginning of a response's body until it has a whole JSON
+// object or list, is known to be neither, or reaches a bound.
 func newBeginning(resp *http.Response) *beginning {
 	size := int64(firstBeginning)
 	if resp.ContentLength > 0 {
@@ -75,7 +76,7 @@ func newBeginning(resp *http.Response) *beginning {
 	return b
 }
 
-// settled returns a response that nothing changes but what the caller does with it.
+// settled returns a response that only the caller changes.
 func settled(resp *http.Response) *http.Response {
 	b, ok := resp.Body.(*beginning)
 	if !ok || resp != b.from {
@@ -85,7 +86,7 @@ func settled(resp *http.Response) *http.Response {
 	return &b.copy
 }
 
-// wait waits until enough was read, within bounds.
+// wait waits until enough was read or a bound is reached.
 func (b *beginning) wait(ctx context.Context) {
 	timer := time.NewTimer(beginWithin)
 	defer timer.Stop()
@@ -110,7 +111,7 @@ func (b *beginning) readAhead() {
 	}
 }
 
-// readOnce reads once, and reports whether to go on.
+// readOnce reads once and reports whether to read on.
 func (b *beginning) readOnce() bool {
 	n, err := b.read(b.room())
 	b.mu.Lock()
@@ -124,7 +125,8 @@ func (b *beginning) readOnce() bool {
 	return !decided && err == nil && !b.stop && len(b.data) < maxBeginning
 }
 
-// room is where to read on. The caller may read what is before it meanwhile.
+// room returns the free space for the next Read. The caller may read the bytes before
+// it at the same time.
 func (b *beginning) room() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,7 +139,8 @@ var (
 	errBadCount = errors.New("transport: Read of the response body returned an impossible count")
 )
 
-// read reads the body, whose Read may panic: here that would end the process.
+// read reads the body and recovers from a panic of its Read, because a panic in this
+// goroutine would end the process.
 func (b *beginning) read(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
@@ -174,8 +177,8 @@ func (b *beginning) readOn(p []byte) (int, error) {
 	}
 }
 
-// WriteTo writes what Read would return. The rest goes as it would without the
-// beginning: by its own WriteTo, or by the ReadFrom of w.
+// WriteTo writes what Read would return. The rest is copied as without the beginning:
+// by its own WriteTo, or by the ReadFrom of w.
 func (b *beginning) WriteTo(w io.Writer) (int64, error) {
 	defer b.arrived()
 	return b.writeTo(w)
@@ -209,15 +212,16 @@ func (b *beginning) writeTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// arrived gives the copy the trailers that have come, unless a Read is still in progress.
+// arrived gives the copy the trailers that have arrived, unless a Read is still in
+// progress.
 func (b *beginning) arrived() {
 	if b.ended() {
 		b.copy.Trailer = b.from.Trailer
 	}
 }
 
-// held returns what was read ahead and the caller does not have yet, the error after
-// it, and whether nothing more will be read ahead.
+// held returns the bytes read ahead that the caller has not read yet, the error that
+// follows them, and whether reading ahead has ended.
 func (b *beginning) held() (p []byte, err error, ended bool) {
 	ended = b.ended()
 	b.mu.Lock()
@@ -247,16 +251,16 @@ func (b *beginning) ended() bool {
 	}
 }
 
-// whole reports whether the body was read to its end, so that its connection may be
-// back in the pool.
+// whole reports whether the body was read to its end: its connection may then be back
+// in the pool.
 func (b *beginning) whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err == io.EOF
 }
 
-// Close closes the body. It does not wait for a Read that is still in progress:
-// net/http's would, if it decompresses and nothing has come (as of Go 1.26).
+// Close closes the body. It does not wait for a Read in progress: net/http's Close
+// would wait if it decompresses and no data arrives (as of Go 1.26).
 func (b *beginning) Close() error {
 	ended := b.ended()
 	b.mu.Lock()
@@ -269,14 +273,14 @@ func (b *beginning) Close() error {
 	return b.rest.Close()
 }
 
-// A jsonScan finds the end of a JSON object or list while it arrives.
+// A jsonScan finds the end of a JSON object or list as its bytes arrive.
 type jsonScan struct {
 	at, begin, depth         int
 	quoted, escaped, decided bool
 }
 
-// readOn goes on with what has come, and reports whether it is decided: the end was
-// found, or this is neither an object nor a list.
+// readOn scans the new bytes. It reports whether the scan is decided: it has found the
+// end, or the data is neither an object nor a list.
 func (s *jsonScan) readOn(data []byte) bool {
 	for ; s.at < len(data) && !s.decided; s.at++ {
 		switch c := data[s.at]; {
@@ -299,7 +303,7 @@ func (s *jsonScan) readOn(data []byte) bool {
 	return s.decided
 }
 
-// value returns the object or list, if all that has come consists of it.
+// value returns the object or list if the data consists of nothing else.
 func (s *jsonScan) value(data []byte) []byte {
 	if len(bytes.TrimRight(data[s.at:], " \t\r\n")) > 0 || !json.Valid(data[s.begin:s.at]) {
 		return nil

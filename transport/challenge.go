@@ -7,24 +7,23 @@ import (
 
 // A Challenge is one of a response's demands to authenticate (RFC 9110 section 11.3).
 type Challenge struct {
-	// Scheme is as the server wrote it: Bearer, DPoP, Basic. Compare it with
-	// strings.EqualFold.
+	// Scheme is the scheme as the server wrote it, such as Bearer, DPoP or Basic.
+	// Compare it with strings.EqualFold.
 	Scheme string
 
-	// Token68 is what a few schemes send instead of parameters. Empty where
-	// there is none.
+	// Token68 is the value that a few schemes send instead of parameters, or empty.
 	Token68 string
 
-	// Params are the parameters, their names in lower case, their values
-	// unquoted. The first of a name counts. Nil where there are none.
+	// Params are the parameters, with names in lower case and values unquoted. If a
+	// name is repeated, its first value counts. Nil means that there are no parameters.
 	Params map[string]string
 }
 
-// Challenges returns the challenges of the response's WWW-Authenticate headers,
-// in order: the way to read a step-up demand (RFC 9470) or the claims that an
-// API wants. What does not follow the grammar is passed over, and hides no
-// challenge beside it. A line with which they would be more than 64 KiB is passed
-// over, too, and so is what follows the first 500 challenges and parameters.
+// Challenges returns the challenges of the response's WWW-Authenticate headers, in
+// order. Use it to read a step-up demand (RFC 9470) or the claims that an API demands.
+// It skips text that does not follow the grammar, but returns the challenges beside it.
+// It also skips a line that would raise the total above 64 KiB, and what follows the
+// first 500 challenges and parameters.
 func Challenges(resp *http.Response) []Challenge {
 	var p parser
 	left := maxLines
@@ -43,15 +42,15 @@ const (
 	maxItems = 500      // challenges and parameters
 )
 
-// A parser reads header lines: challenge = auth-scheme [ 1*SP ( token68 /
-// #auth-param ) ], in a list with commas whose items are challenges and
-// parameters of the last challenge alike.
+// A parser reads header lines: challenge = auth-scheme [ 1*SP ( token68 / #auth-param )
+// ]. The items of the list between commas are challenges, or parameters of the last
+// challenge.
 type parser struct {
 	all   []Challenge
 	items int    // challenges and parameters so far
-	rest  string // of the line
+	rest  string // what is left of the line
 	begun bool   // the line has had a challenge
-	full  bool   // which has a token68, and so takes no parameters
+	full  bool   // the last challenge has a token68, and so takes no parameters
 }
 
 func (p *parser) parse(line string) {
@@ -65,7 +64,7 @@ func (p *parser) parse(line string) {
 	}
 }
 
-// item reads a challenge or a parameter, or passes over what is neither.
+// item reads a challenge or a parameter, and skips anything else.
 func (p *parser) item() {
 	name := p.token()
 	if value, ok := p.value(); ok && name != "" {
@@ -105,7 +104,7 @@ func (p *parser) add(c *Challenge, name, value string) {
 	}
 }
 
-// token reads a token (RFC 9110 section 5.6.2), perhaps an empty one.
+// token reads a token (RFC 9110 section 5.6.2), which may be empty.
 func (p *parser) token() string {
 	n := 0
 	for n < len(p.rest) && isTokenChar(p.rest[n]) {
@@ -130,7 +129,8 @@ func (p *parser) value() (string, bool) {
 	return p.token(), true
 }
 
-// quoted reads a quoted-string; one that does not end reaches to the end of the line.
+// quoted reads a quoted-string. If it has no closing quote, it extends to the end of
+// the line.
 func (p *parser) quoted() string {
 	var b strings.Builder
 	for i := 1; i < len(p.rest); i++ {
@@ -149,7 +149,8 @@ func (p *parser) quoted() string {
 	return b.String()
 }
 
-// token68 reads a token68 that follows a scheme, and is all that does; else nothing.
+// token68 reads a token68 that is the rest of a list item after the scheme. Otherwise
+// it reads nothing.
 func (p *parser) token68() string {
 	item := strings.TrimLeft(p.rest, " \t")
 	n := 0
@@ -167,7 +168,7 @@ func (p *parser) token68() string {
 	return item[:n]
 }
 
-// skip passes over what is left of a list item.
+// skip skips the rest of a list item.
 func (p *parser) skip() {
 	for p.rest != "" && p.rest[0] != ',' {
 		if p.rest[0] == '"' {

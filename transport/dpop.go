@@ -21,31 +21,31 @@ import (
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
 
-// DPoP is an http.RoundTripper that proves the possession of a key with each
-// request (RFC 9449), so that a stolen token is of no use without the key. The
-// same DPoP, or one with the same key, goes below [Auth] for the API, as its
-// Base, and below the Client of the token endpoint. Only Key must be set.
+// DPoP is an http.RoundTripper that proves the possession of a key with each request
+// (RFC 9449), so that a stolen token is useless without the key. Use the same DPoP, or
+// two with the same key, in two places: as the Base of the [Auth] for the API, and in
+// the Client of the token endpoint. You must set Key only.
 //
-// Tokens are bound to the key. Where they outlive the process, so must the key:
-// see the example.
+// Tokens are bound to the key. If tokens are kept longer than the process runs, keep
+// the key as well: see the example.
 //
-// A server may demand a nonce of its own in the proofs. DPoP takes it from each
-// response, and sends a request that lacked it once more. It also sends an idempotent
-// request (RFC 9110 section 9.2.2), or one with an Idempotency-Key, once more if its
-// proof is refused: when a connection breaks, net/http and proxies send such requests
-// again with the same proof. A body without GetBody is recorded for that as in Auth,
-// or Auth's recording is used. Such a body is sent once more for one of the two
-// reasons only. So DPoP sends a request at most three times, and six times below
-// Auth, but nearly always once.
+// A server may demand its own nonce in the proofs. DPoP takes the nonce from each
+// response, and sends a request that lacked it once more. DPoP also sends a request
+// once more if its proof is refused and the request is idempotent (RFC 9110 section
+// 9.2.2) or has an Idempotency-Key: when a connection breaks, net/http and proxies may
+// send such a request twice with the same proof. For this, a body without GetBody is
+// recorded as in Auth, or Auth's recording is used. Such a body is sent once more for
+// only one of the two reasons. So DPoP sends a request at most three times, and six
+// times below Auth, but nearly always once.
 //
-// A request that has a DPoP header already, spelled DPoP, Dpop or dpop, passes
-// untouched. The caller's request is never changed, and the response's Request
-// is the caller's.
+// A request that already has a DPoP header, spelled DPoP, Dpop or dpop, passes
+// unchanged. DPoP never changes the caller's request, and sets the response's Request
+// to the caller's.
 //
-// DPoP is safe for concurrent use; its fields must not be changed once it is in use.
+// DPoP is safe for concurrent use. You must not change its fields once it is in use.
 type DPoP struct {
-	// Key signs the proofs: ECDSA on P-256, or Ed25519. Only Public and Sign are
-	// called, so it may live in a KMS or an HSM.
+	// Key signs the proofs: ECDSA on P-256, or Ed25519. DPoP calls only Public and
+	// Sign, so the key may be in a KMS or an HSM.
 	Key crypto.Signer `json:"-" xml:"-"`
 
 	// Base sends the requests. Nil means http.DefaultTransport.
@@ -60,9 +60,9 @@ type DPoP struct {
 	budget replay.Budget
 }
 
-// RoundTrip sends the request with a proof, and again with another if the server
-// wants its nonce in there, or may have seen the proof before. An error of the key
-// is of type [*Error].
+// RoundTrip sends the request with a proof. It sends the request again with another
+// proof if the server demands its nonce or may have seen the first proof before. If the
+// key fails, the error is of type [*Error].
 func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || has(req.Header, "Dpop", "DPoP", "dpop") {
 		return answered(d.base(), req, req)
@@ -70,7 +70,7 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := replay.New(req, replay.Limits{Body: defaultMaxBody, Total: defaultMaxMemory}, &d.budget)
 	defer body.Done()
 	attempt := replay.Next{Body: body.First(req), Trailer: req.Trailer}
-	var refused *http.Response // and why, the last time
+	var refused *http.Response // the last refusal, and its reason
 	var last string
 	known := d.nonces.of(req)
 	nonce := known
@@ -91,12 +91,12 @@ func (d *DPoP) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		discard(d.base(), resp, attempt)
 		refused, last = resp, why
-		nonce = cmp.Or(nonceOf(resp), nonce) // its own, not one that others use at the same time
+		nonce = cmp.Or(nonceOf(resp), nonce) // its own nonce, not one that concurrent requests use
 	}
 }
 
-// send sends a copy of the request with a proof. Refused is the answer that it got
-// before, if any.
+// send sends a copy of the request with a proof. Refused is the answer to the attempt
+// before, or nil.
 func (d *DPoP) send(req *http.Request, a replay.Next, nonce string, refused *http.Response) (*http.Response, error) {
 	text, err := d.proof(req, nonce)
 	if err != nil {
@@ -157,9 +157,9 @@ func (d *DPoP) init() error {
 	return d.err
 }
 
-// Thumbprint returns the SHA-256 thumbprint of the key (RFC 7638): the parameter
-// dpop_jkt of an authorization request (section 10), and the claim cnf.jkt of
-// the tokens that are bound to it.
+// Thumbprint returns the SHA-256 thumbprint of the key (RFC 7638). It is the parameter
+// dpop_jkt of an authorization request (section 10), and the claim cnf.jkt of the
+// tokens that are bound to the key.
 func (d *DPoP) Thumbprint() (string, error) {
 	if err := d.init(); err != nil {
 		return "", err
@@ -167,8 +167,8 @@ func (d *DPoP) Thumbprint() (string, error) {
 	return d.jwk.Thumbprint(), nil
 }
 
-// boundToken returns the token that the request carries with a proof (section
-// 7.1), whichever way the caller spelled the header.
+// boundToken returns the token that the request carries with a proof (section 7.1), for
+// both spellings of the header.
 func boundToken(req *http.Request) (string, bool) {
 	for _, name := range []string{"Authorization", "authorization"} {
 		if values := req.Header[name]; len(values) > 0 {
@@ -179,8 +179,8 @@ func boundToken(req *http.Request) (string, bool) {
 	return "", false
 }
 
-// target is htu: the target URI as the server sees it, without query, fragment
-// and the zone of an IPv6 address (RFC 6874 section 1), normalised as origins are.
+// target returns htu: the target URI as the server sees it, without query, fragment and
+// the zone of an IPv6 address (RFC 6874 section 1), and normalised like an origin.
 func target(req *http.Request) (string, error) {
 	u := *req.URL
 	if req.Host != "" {
@@ -204,9 +204,9 @@ const (
 	invalidProof = "invalid_dpop_proof"
 )
 
-// refusal returns why the response refuses the proof, if another proof may be
-// accepted: because it lacks the nonce that comes with the response, or because
-// it may have come before.
+// refusal returns why the response refuses the proof, if the server may accept another
+// proof: the proof lacks the nonce that comes with the response, or the server may have
+// seen it before.
 func refusal(req *http.Request, resp *http.Response, sent string) string {
 	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusBadRequest {
 		return ""
@@ -221,9 +221,9 @@ func refusal(req *http.Request, resp *http.Response, sent string) string {
 	return ""
 }
 
-// proofError returns the error with which the response refuses the proof, if any:
-// an API says so in a challenge, with 401 (section 9) or, as some do, with 400; an
-// authorization server in the body (section 8).
+// proofError returns the error with which the response refuses the proof, if any. An
+// API sends it in a challenge with 401 (section 9) or, for some, with 400; an
+// authorization server sends it in the body (section 8).
 func proofError(req *http.Request, resp *http.Response) string {
 	for _, c := range Challenges(resp) {
 		if code := c.Params["error"]; strings.EqualFold(c.Scheme, "DPoP") && (code == useNonce || code == invalidProof) {
@@ -236,9 +236,9 @@ func proofError(req *http.Request, resp *http.Response) string {
 	return ""
 }
 
-// repeatable reports whether net/http and proxies may have sent the request twice
-// by themselves, with one proof, because a connection broke: they do if it does
-// not matter how often the server acts on it.
+// repeatable reports whether net/http and proxies may have sent the request twice, with
+// one proof, because a connection broke. They repeat requests that a server may act on
+// twice without harm.
 func repeatable(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
@@ -258,14 +258,14 @@ func errorCode(resp *http.Response) string {
 	return refusal.Error
 }
 
-// nonces are the newest nonce of each server.
+// nonces holds the newest nonce of each server.
 type nonces struct {
 	mu sync.Mutex // guards by
 	by map[server]string
 }
 
-// A server is an origin in one of its roles: the nonces of an authorization
-// server are not those of an API at the same origin (section 8).
+// A server is an origin in one of two roles: the nonces of an authorization server
+// differ from those of an API at the same origin (section 8).
 type server struct {
 	origin origin.Origin
 	api    bool
@@ -282,19 +282,17 @@ const (
 	maxNonce  = 1 << 10
 )
 
-// of returns the nonce for the server that the request goes to; empty if none
-// is known.
+// of returns the nonce for the server of the request, or "" if none is known.
 func (n *nonces) of(req *http.Request) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.by[serverOf(req)]
 }
 
-// learn takes the nonce of the last response to a request, for the requests to
-// come. If there is none, it takes that of the proof that was accepted, unless
-// another nonce has come since the request began with the known one. A nonce that
-// a request is challenged with is not shared before: it may be good for that
-// request only.
+// learn takes the nonce of the last response to a request, for later requests. If the
+// response has none, learn takes the nonce of the accepted proof, unless another nonce
+// has arrived since the request began with the known one. A nonce from a challenge is
+// not shared before that, because it may be valid for that request only.
 func (n *nonces) learn(req *http.Request, resp *http.Response, known, sent string) {
 	nonce := nonceOf(resp)
 	s := serverOf(req)
@@ -309,10 +307,10 @@ func (n *nonces) learn(req *http.Request, resp *http.Response, known, sent strin
 	if n.by == nil {
 		n.by = make(map[server]string)
 	}
-	put(n.by, maxNonces, s, nonce) // to be dropped costs a server one challenge
+	put(n.by, maxNonces, s, nonce) // a nonce that put removes costs a server one challenge
 }
 
-// nonceOf returns the nonce that a response brings, if it may be one (section 8.1).
+// nonceOf returns the nonce of a response if it is well formed (section 8.1), else "".
 func nonceOf(resp *http.Response) string {
 	nonce := resp.Header.Get("DPoP-Nonce")
 	odd := func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }
@@ -322,21 +320,21 @@ func nonceOf(resp *http.Response) string {
 	return nonce
 }
 
-// CloseIdleConnections closes the idle connections of Base, if it can.
+// CloseIdleConnections closes the idle connections of Base, if Base can close them.
 func (d *DPoP) CloseIdleConnections() { closeIdle(d.base()) }
 
-// WrappedRoundTripper returns Base, or what is used where it is nil, for code
-// that looks for the [http.Transport] below its layers.
+// WrappedRoundTripper returns Base, or http.DefaultTransport if Base is nil. It is for
+// code that looks for the [http.Transport] below its layers.
 func (d *DPoP) WrappedRoundTripper() http.RoundTripper { return d.base() }
 
-// Format writes the type of Base, whatever the verb: no secret, and nothing that
-// changes meanwhile.
+// Format writes the type of Base for every verb. It shows no secret and reads nothing
+// that changes concurrently.
 func (d *DPoP) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "DPoP over %T", d.base()) }
 
 // MarshalText returns what Format writes, so that JSON, XML and slog show no secret.
 func (d *DPoP) MarshalText() ([]byte, error) { return fmt.Append(nil, d), nil }
 
-// MarshalBinary returns an error, so that gob and its like write no key.
+// MarshalBinary returns an error, so that gob and similar encoders write no key.
 func (d *DPoP) MarshalBinary() ([]byte, error) {
 	return nil, errors.New("transport: a key is not marshalled in binary form")
 }

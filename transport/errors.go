@@ -8,27 +8,27 @@ import (
 	"strings"
 )
 
-// An Error is what [Auth.RoundTrip] returns when it could not send a request
-// with a token, or not again, and [DPoP.RoundTrip] with a proof. Errors of the
-// base transport come as they are.
+// An Error says why [Auth.RoundTrip] could not send a request with a token, or not a
+// second time, or why [DPoP.RoundTrip] could not send it with a proof. Errors of the
+// base transport are returned unchanged.
 type Error struct {
-	// StatusCode is the status of the response that refused the token or the
-	// proof. Zero means that the request was not sent.
+	// StatusCode is the status of the response that refused the token or the proof.
+	// Zero means that the request was not sent.
 	StatusCode int
 
-	// Err tells why: a Source's error, such as one that wraps
-	// tokensource.ErrReauthenticate, the error of the request's context, a field
-	// of Auth that forbids or lacks something, or the error of DPoP's Key.
+	// Err is the reason: an error of the Source, such as one that wraps
+	// tokensource.ErrReauthenticate; the error of the request's context; a field of
+	// Auth that is missing or forbids the request; or the error of DPoP's Key.
 	Err error
 
-	// Challenges are those of the response with StatusCode, see [Challenges]: the
-	// scope or the claims that a step-up demands, or where to log in (RFC 9728).
-	// The token that the request carried is redacted where they repeat it.
+	// Challenges are the challenges of the response with StatusCode, see [Challenges]:
+	// for example the scope or the claims that a step-up demands, or where to log in
+	// (RFC 9728). If they repeat the request's token, it is redacted.
 	Challenges []Challenge
 }
 
-// refusedError returns the Error about a request that was refused and not sent
-// again. Refused is nil if it was not sent at all.
+// refusedError returns the Error for a request that was refused and not sent again.
+// Refused is nil if the request was not sent at all.
 func refusedError(refused *http.Response, token string, err error) *Error {
 	e := &Error{Err: err}
 	if refused != nil {
@@ -38,9 +38,9 @@ func refusedError(refused *http.Response, token string, err error) *Error {
 	return e
 }
 
-// redacted removes a token from challenges that repeat it.
+// redacted replaces a token in challenges that repeat it.
 func redacted(challenges []Challenge, token string) []Challenge {
-	if len(token) < 4 { // no secret is shorter, and much of a text would match
+	if len(token) < 4 { // secrets are longer, and a shorter text would match too often
 		return challenges
 	}
 	hide := strings.NewReplacer(token, "[redacted]", url.QueryEscape(token), "[redacted]", strings.ToLower(token), "[redacted]")
@@ -56,7 +56,7 @@ func redacted(challenges []Challenge, token string) []Challenge {
 	return challenges
 }
 
-// Error tells the status and why.
+// Error returns the status and the reason.
 func (e *Error) Error() string {
 	if e.StatusCode == 0 {
 		return fmt.Sprintf("transport: the request was not sent: %v", e.Err)
@@ -67,7 +67,7 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether Err is a timeout, for http.Client asks.
+// Timeout reports whether Err is a timeout, as http.Client asks.
 func (e *Error) Timeout() bool {
 	t, ok := errors.AsType[interface {
 		error

@@ -12,58 +12,58 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// A guard keeps refusals that no token cures from causing a refresh each.
+// A guard limits the refreshes that refusals cause when no token helps.
 //
-//   - A refusal is cured if the token that it causes is accepted where the one
-//     before was refused, by an answer below 400: other errors prove no token.
-//     As long as refusals are cured, each causes a refresh at once.
-//   - A refusal whose new token is refused, too, begins a row at its origin. In a
-//     row, a refusal causes a refresh only if its token was first seen 2 s ago or
-//     earlier. Each new token that is refused there doubles that time, up to 2
-//     minutes; a refusal that is cured makes it 2 s.
-//   - A token is excepted that was accepted there for the same method and path: if
-//     it is refused now, it was revoked. But not if a new token was refused for
-//     that method and path, until a refusal there is cured.
-//   - While there is a row anywhere, the 2 s apply to all other origins, so that
-//     ten origins that refuse everything cause hardly more refreshes than one.
-//   - A row ends 4 minutes after it grew last.
+//   - A refusal is cured if the token that it causes is accepted, by an answer below
+//     400, for the request that was refused. Other errors prove nothing about the
+//     token. As long as refusals are cured, each causes a refresh at once.
+//   - A refusal whose new token is refused as well begins a row at its origin. In a
+//     row, a refusal causes a refresh only if its token was first seen at least 2 s
+//     ago. Each new token that is refused there doubles this pause, up to 2 minutes. A
+//     cured refusal resets it to 2 s.
+//   - A token that was accepted there for the same method and path is exempt: if it is
+//     refused now, it was revoked. The exemption does not apply once a new token was
+//     refused for that method and path, until a refusal there is cured.
+//   - While any origin has a row, the pause of 2 s applies to all other origins, so
+//     that ten origins that refuse everything cause hardly more refreshes than one.
+//   - A row ends 4 minutes after it last grew.
 //
-// The guard limits refreshes, not tokens: it is asked only if the one good token
-// of the Source is the refused one. The Cache could not do this: there, an API
-// that refuses everything would starve the others.
+// The guard limits refreshes, not tokens: Auth asks it only if the refused token is the
+// only good one of the Source. The Cache could not do this, because an API that refuses
+// everything would then starve the others.
 type guard struct {
-	watching atomic.Bool // there are rows, or a token is on trial: else nothing is looked up
+	watching atomic.Bool // there are rows or a token on trial; otherwise nothing is looked up
 
 	mu     sync.Mutex // guards what follows
 	trial  time.Time  // when a refusal last caused a token
 	trials int        // requests on their way with such a token
 	rows   map[origin.Origin]row
-	kinds  map[kind]bool       // a new token was refused there: what else is accepted proves nothing
-	proven map[sighting]bool   // the token was accepted; also for any kind, and any origin
-	seen   map[uint64]firstSaw // tokens, as hashes so that none is kept; it outlives rows
+	kinds  map[kind]bool       // a new token was refused there: other accepted tokens prove nothing
+	proven map[sighting]bool   // the token was accepted; has entries for any kind and any origin, too
+	seen   map[uint64]firstSaw // tokens, as hashes so that no secret is kept; it outlives rows
 }
 
-// A row is an origin's refusals that were not cured.
+// A row is the uncured refusals of an origin.
 type row struct {
 	length int
 	last   time.Time // when it grew
 }
 
-// firstSaw is when a token was first seen, or was replaced or caused by a refusal.
+// firstSaw is when a token was first seen, was replaced, or was caused by a refusal.
 type firstSaw struct {
 	at      time.Time
 	caused  bool
-	untried bool // its request was not sent again with it, or in vain
+	untried bool // no request was sent again with it, or without success
 }
 
-// A kind of request is a method and a path at an origin, as a hash. Zero stands
-// for any.
+// A kind of request is a method and a path at an origin, as a hash. Zero stands for
+// any.
 type kind struct {
 	origin origin.Origin
 	hash   uint64
 }
 
-// A sighting is a token with a kind of request.
+// A sighting is a token at a kind of request.
 type sighting struct {
 	kind  kind
 	token uint64
@@ -90,8 +90,8 @@ func kindOf(req *http.Request) kind {
 	return kind{origin.Of(req.URL), h.Sum64()}
 }
 
-// see notes when a token was first seen, whether there is a row or not: it may be
-// old when the first begins.
+// see notes when a token was first seen, even if there is no row: the token may be old
+// when the first row begins.
 func (g *guard) see(token *tokensource.Token) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -100,29 +100,29 @@ func (g *guard) see(token *tokensource.Token) {
 	}
 }
 
-// caused notes that the refusal of a token caused the next.
+// caused notes that the refusal of token old caused token next.
 func (g *guard) caused(old, next *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
 	g.trials++
 	g.trial = time.Now()
-	g.note(old, firstSaw{at: g.trial}) // in case its Source hands it out again
+	g.note(old, firstSaw{at: g.trial}) // in case its Source returns it again
 	saw := g.seen[hashOf(next)]
 	if saw.caused && !clock.Passed(g.trial, saw.at.Add(shortestPause)) {
-		return // many callers get one token
+		return // many callers get the same token
 	}
 	g.note(next, firstSaw{at: g.trial, caused: true})
 }
 
-// tried notes that the request is over whose refusal caused a token.
+// tried notes that a request is over whose refusal caused a token.
 func (g *guard) tried() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.trials--
 }
 
-// untried notes that nothing is known of a token that a refusal caused: the next
-// request with it tells.
+// untried notes that nothing is known of a token that a refusal caused. The next
+// request with it decides.
 func (g *guard) untried(token *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
@@ -172,7 +172,8 @@ func (g *guard) cured(req *http.Request, token *tokensource.Token) {
 	}
 }
 
-// uncured notes that a token was refused that the refusal of this request caused.
+// uncured notes that a token was refused although the refusal of this request caused
+// it.
 func (g *guard) uncured(req *http.Request, token *tokensource.Token) {
 	g.enter(true)
 	defer g.mu.Unlock()
@@ -184,8 +185,8 @@ func (g *guard) uncured(req *http.Request, token *tokensource.Token) {
 	g.grow(k.origin, g.seen[h].at)
 }
 
-// enter takes the lock and ends what has had its time. If nothing is left to
-// watch, it begins anew, or else reports false and has not taken the lock.
+// enter takes the lock and removes expired rows. If nothing is left to watch, enter
+// starts watching anew if begin is set; otherwise it returns false without the lock.
 func (g *guard) enter(begin bool) bool {
 	if !begin && !g.watching.Load() {
 		return false
@@ -208,8 +209,8 @@ func (g *guard) enter(begin bool) bool {
 	return true
 }
 
-// grow begins a row, or doubles its pause, because of a token that came at since:
-// once for each token, which many requests have. g.mu is held.
+// grow begins a row or doubles its pause, because of a token that came at since. It
+// does so once for each token, however many requests carry it. g.mu is held.
 func (g *guard) grow(o origin.Origin, since time.Time) {
 	r := g.rows[o]
 	if !since.After(r.last) {
@@ -233,12 +234,12 @@ func (g *guard) note(token *tokensource.Token, saw firstSaw) {
 	put(g.seen, maxTokens, hashOf(token), saw)
 }
 
-// pause is how long ago a token must have been seen first.
+// pause returns how long ago a token must have been first seen.
 func (r row) pause() time.Duration {
 	return min(shortestPause<<max(0, min(r.length-1, 10)), longestPause)
 }
 
-// put sets a value, and keeps the map within a bound.
+// put sets a value and keeps the map within a bound by removing other entries.
 func put[K comparable, V any](m map[K]V, most int, key K, value V) {
 	if _, known := m[key]; !known {
 		for k := range m {

@@ -7,8 +7,8 @@ import (
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
-// carries reports whether the request shall carry a token. It fails where it
-// should but the token would travel unencrypted.
+// carries reports whether the request must carry a token. It returns an error if the
+// request must, but would travel unencrypted.
 func (a *Auth) carries(req *http.Request) (bool, error) {
 	if req.URL == nil || has(req.Header, "Authorization", "authorization") {
 		return false, nil
@@ -30,7 +30,7 @@ func (a *Auth) allowed(req *http.Request) (bool, error) {
 	here, found := origin.Of(req.URL), false
 	for i, s := range a.Origins {
 		o, ok := origin.Parse(s)
-		if !ok { // and s may hold a password
+		if !ok { // the error leaves out s, which may hold a password
 			return false, fmt.Errorf("Auth.Origins[%d] is not an origin such as https://api.example.com", i)
 		}
 		found = found || o == here
@@ -38,10 +38,10 @@ func (a *Auth) allowed(req *http.Request) (bool, error) {
 	return found, nil
 }
 
-// sameOrigin reports whether the redirects that led to req stayed at one
-// origin: http.Client drops credentials on the way to another host, and a
-// transport that knows each hop alone would put them back. A chain with a hop
-// missing could have come from anywhere, and so could one without a beginning.
+// sameOrigin reports whether the redirects that led to req stayed at one origin.
+// http.Client drops credentials on the way to another host; a transport that sees only
+// single hops would put them back. If a hop or the beginning of the chain is missing,
+// the request could have come from anywhere.
 func sameOrigin(req *http.Request) bool {
 	for hop, hops := req, 0; hop.Response != nil; hops++ {
 		hop = hop.Response.Request

@@ -5,19 +5,18 @@ import (
 	"strings"
 )
 
-// Unauthorized reports whether the response refuses the token: its status is
-// 401, and no Bearer or DPoP challenge carries an error that another token
-// cannot cure: insufficient_scope, invalid_request (RFC 6750 section 3.1),
-// insufficient_user_authentication (RFC 9470), insufficient_claims (a claims
-// challenge of Microsoft's) or use_dpop_nonce (RFC 9449 section 9). It is what
-// [Auth] does by default.
+// Unauthorized reports whether the response refuses the token: its status is 401, and
+// no Bearer or DPoP challenge carries an error that another token cannot cure. These
+// errors are insufficient_scope, invalid_request (RFC 6750 section 3.1),
+// insufficient_user_authentication (RFC 9470), insufficient_claims (a claims challenge
+// of Microsoft) and use_dpop_nonce (RFC 9449 section 9). [Auth] uses Unauthorized by
+// default.
 func Unauthorized(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusUnauthorized && curable(resp)
 }
 
-// UnauthorizedOrForbidden is [Unauthorized] for servers that answer an expired
-// token with 403. A 403 that means something else costs a refresh once in a
-// while, see [Auth].
+// UnauthorizedOrForbidden is [Unauthorized] for servers that answer an expired token
+// with 403, too. A 403 with another meaning occasionally costs a refresh, see [Auth].
 func UnauthorizedOrForbidden(resp *http.Response) bool {
 	return (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) && curable(resp)
 }

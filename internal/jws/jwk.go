@@ -9,9 +9,9 @@ import (
 	"fmt"
 )
 
-// A JWK is a public key for the header of a proof (RFC 7517, RFC 8037). Its
-// fields are in the order of RFC 7638 section 3.2, so that its JSON is what a
-// thumbprint is made of.
+// A JWK is a public key for the header of a proof (RFC 7517, RFC 8037). Its fields are
+// in the order of RFC 7638 section 3.2, so that its JSON is the input of the
+// thumbprint.
 type JWK struct {
 	Curve string `json:"crv"`
 	Type  string `json:"kty"`
@@ -19,7 +19,7 @@ type JWK struct {
 	Y     string `json:"y,omitempty"`
 }
 
-// JWK returns the public key. It fails for RSA, which nobody here needs.
+// JWK returns the public key. It fails for RSA, which has no use here.
 func (s *Signer) JWK() (JWK, error) {
 	switch p := s.public.(type) {
 	case *ecdsa.PublicKey:

@@ -1,5 +1,5 @@
-// Package jws signs JSON Web Tokens (RFC 7515) with any crypto.Signer, such as
-// one whose key lives in a KMS or an HSM and shows only its public half.
+// Package jws signs JSON Web Tokens (RFC 7515) with any crypto.Signer, such as a key in
+// a KMS or an HSM, which shows only its public half.
 package jws
 
 import (
@@ -18,13 +18,13 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// minRSABits is what RFC 7518 section 3.3 demands.
+// minRSABits is the minimum of RFC 7518 section 3.3.
 const minRSABits = 2048
 
 // A Signer signs with one key and one algorithm. It is safe for concurrent use
 // if the key is.
 type Signer struct {
-	jwt.SigningMethod // of golang-jwt, but for Sign
+	jwt.SigningMethod // of golang-jwt, except Sign
 
 	key    crypto.Signer
 	public crypto.PublicKey
@@ -51,9 +51,9 @@ var algorithms = map[string]algorithm{
 	"EdDSA": {opts: crypto.Hash(0)},
 }
 
-// New returns a Signer of the algorithm, or of the key's own if that is empty:
-// RS256, ES256, ES384, ES512 or EdDSA. The error tells what is wrong with the
-// key, or that the two do not fit.
+// New returns a Signer for the algorithm. If name is empty, it takes the key's default:
+// RS256, ES256, ES384, ES512 or EdDSA. The error says what is wrong with the key, or
+// that key and algorithm do not fit.
 func New(key crypto.Signer, name string) (s *Signer, err error) {
 	defer func() {
 		if recover() != nil { // of a nil pointer in the interface, or an empty key
@@ -85,7 +85,7 @@ func New(key crypto.Signer, name string) (s *Signer, err error) {
 	return s, nil
 }
 
-// of returns the algorithm that a key has of itself, and what the key is called.
+// of returns the default algorithm of a key, and what kind of key it is.
 func of(public crypto.PublicKey) (name, kind string, err error) {
 	switch p := public.(type) {
 	case *rsa.PublicKey:
@@ -114,17 +114,18 @@ func of(public crypto.PublicKey) (name, kind string, err error) {
 	return "", "", fmt.Errorf("a key of type %T cannot sign: it must be RSA, ECDSA or Ed25519", public)
 }
 
-// Sign signs the claims. header is added to alg and typ, and may replace typ.
+// Sign signs the claims. The header parameters are added to alg and typ, and may
+// replace typ.
 func (s *Signer) Sign(header map[string]any, claims jwt.Claims) (string, error) {
 	token := jwt.NewWithClaims(method{s}, claims)
 	maps.Copy(token.Header, header)
 	return token.SignedString(nil)
 }
 
-// A method is how golang-jwt asks for a signature.
+// A method adapts a Signer to golang-jwt.
 type method struct{ *Signer }
 
-// Sign returns the signature of text as RFC 7518 section 3 writes it.
+// Sign returns the signature of text in the form of RFC 7518 section 3.
 func (m method) Sign(text string, _ any) ([]byte, error) {
 	signature, err := m.ask(text)
 	if err != nil {
@@ -145,7 +146,7 @@ func (m method) Sign(text string, _ any) ([]byte, error) {
 	return raw, nil
 }
 
-// ask asks the key. One that lacks its private half may panic.
+// ask asks the key for a signature. A key without its private half may panic.
 func (m method) ask(text string) (signature []byte, err error) {
 	defer func() {
 		if recover() != nil {

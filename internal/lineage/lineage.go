@@ -1,30 +1,30 @@
 // Package lineage tells which of two records is the newest: the one that a process
 // knows, or the one that the store has.
 //
-// A record counts on from the record that it follows, under the lock of the store. So
-// the greater generation is the newer record, as long as each process reads what it
-// replaces. A login and a logout replace what they find. Until they are saved, their
-// generation is only a time of day of one process. Therefore they have a name, which
-// all that follows inherits: it tells descendants and strangers apart, whatever the
-// clocks say.
+// Under the lock of the store, a new record counts on from the record that it follows.
+// So the record with the greater generation is newer, as long as each process reads the
+// record that it replaces. A login or a logout replaces whatever it finds. Until it is
+// saved, its generation is only the time of day in one process. Therefore it has a
+// name, which all its followers inherit: the name distinguishes descendants from
+// strangers, whatever the clocks say.
 package lineage
 
-// A Record is what places a stored record among the others of its key.
+// A Record is the position of a stored record among the others of its key.
 type Record struct {
-	Generation uint64 // greater than that of the record before; zero: there is none
-	Login      string // names the login or logout that it descends from; empty: none, or one of a release that names none
+	Generation uint64 // greater than that of the record before; zero: there is no record
+	Login      string // names the login or logout that it descends from; empty: there is none, or its release names none
 	Ended      bool   // it has no token: the refresh token was refused, or the user has logged out
 	Lost       int64  // when a process noticed that the store had lost records, in Unix milliseconds; zero: none has
 }
 
-// An Outcome is what became of saving a record.
+// An Outcome is the result of saving a record.
 type Outcome int
 
 // The outcomes.
 const (
 	Saved   Outcome = iota // the store has it, or had it
 	Untried                // it is to be saved
-	Refused                // each attempt replaced nothing
+	Refused                // each attempt returned without replacing the value
 	Unknown                // an attempt may have saved it, or may still do so
 )
 
@@ -33,28 +33,30 @@ type Known struct {
 	Record
 	Outcome Outcome
 
-	// Spent says that it has the same refresh token as the record before.
+	// Spent reports that it has the same refresh token as the record before.
 	Spent bool
 
-	// Begins says that it is a login or a logout itself, and is pending. Then the following count.
+	// Begins reports that it is itself a login or a logout, and pending. Only then the
+	// next fields count.
 	Begins  bool
 	Over    string // the login that it replaces, as far as the process knows
-	Awaited bool   // Set or Forget has not returned: it must not be dropped
+	Awaited bool   // Set or Forget has not returned, so it must not be dropped
 }
 
-// Tolerance is by how many milliseconds clocks may differ.
+// Tolerance is how far clocks may differ, in milliseconds.
 const Tolerance = 10_000
 
-// Doubt is for how many milliseconds a record that was saved again, because the store had
-// lost it, may not be the newest: all processes look at the store within this time.
+// Doubt is how long, in milliseconds, a record is doubtful that was saved again because
+// the store had lost it: a newer one may exist. All processes look at the store within
+// this time.
 const Doubt = 45_000
 
 // Doubtful reports whether another process may know a newer record, which the store has
-// lost. A moment far ahead says nothing: it comes from a clock that is wrong.
+// lost. A Lost time far ahead does not count, because it comes from a wrong clock.
 func (r Record) Doubtful(now int64) bool { return max(r.Lost-now, now-r.Lost) < Doubt }
 
-// SavedAgain returns k as it is to be saved because the store has lost it. The doubt
-// ends when that of others does who have noticed the same.
+// SavedAgain returns k in the form to save after the store has lost it. If another
+// process has noticed the same loss, the doubt ends at the same time as its doubt.
 func (k Known) SavedAgain(stored Record, now int64) Known {
 	k.Outcome, k.Lost = Untried, now
 	if stored.Doubtful(now) {
@@ -64,8 +66,8 @@ func (k Known) SavedAgain(stored Record, now int64) Known {
 }
 
 // Newest returns the generation under which k is to be saved, because k is newer than
-// what the store has. Zero means that the store has the newest, and nothing is to
-// be saved.
+// the record in the store. Zero means that the store has the newest record, and nothing
+// is to be saved.
 //
 //	k             the store has      k is the newest if
 //	not Begins    another login      its generation is greater
@@ -80,10 +82,11 @@ func (k Known) SavedAgain(stored Record, now int64) Known {
 //	              the login Over     yes                            yes
 //	              another login      yes                            its time is later
 //
-// Its time is later if its generation is greater by more than Tolerance: the generation of a login is
-// a time. One that is left over yields to a login of about the same time, because its own Set has
-// returned an error, and that of the other may have returned nil. One that is awaited yields to none but
-// its own descendants: the other login may have been left over for long.
+// The generation of a login is a time. "Its time is later" means that its generation is
+// greater by more than Tolerance. A login that is left over yields to another one of
+// about the same time, because its own Set has returned an error, while the Set of the
+// other may have returned nil. An awaited login yields only to its own descendants,
+// because the other login may be a left-over one.
 func (k Known) Newest(stored Record) uint64 {
 	newest := k.Generation > stored.Generation
 	switch {
@@ -98,11 +101,11 @@ func (k Known) Newest(stored Record) uint64 {
 	return max(k.Generation, stored.Generation+1)
 }
 
-// replaces reports whether a pending login or logout replaces a record that does not
-// descend from it by name.
+// replaces reports whether a pending login or logout replaces a record that, by its
+// name, does not descend from it.
 func (k Known) replaces(stored Record) bool {
 	switch {
-	case k.Awaited && stored.Login == "": // a release that names no logins may have gone on from k
+	case k.Awaited && stored.Login == "": // a release that names no logins may have continued from k
 		return k.Outcome != Unknown || k.Generation >= stored.Generation
 	case k.Awaited, stored.Login == k.Over && k.Over != "":
 		return true
@@ -110,8 +113,8 @@ func (k Known) replaces(stored Record) bool {
 	return k.Generation > stored.Generation+Tolerance
 }
 
-// Above returns k as it is to be saved under the lock, where Newest has returned this
-// generation.
+// Above returns k in the form to save under the lock. Generation is the result of
+// Newest.
 func (k Known) Above(stored Record, generation uint64) Known {
 	k.Generation, k.Over = generation, stored.Login
 	return k

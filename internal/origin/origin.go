@@ -1,4 +1,4 @@
-// Package origin compares the places that a token may go to (RFC 6454 section 4).
+// Package origin compares the origins that a token may go to (RFC 6454 section 4).
 package origin
 
 import (
@@ -9,15 +9,15 @@ import (
 	"strings"
 )
 
-// An Origin is a scheme and a host with its port, default port and the case of
-// ASCII letters normalised.
+// An Origin is a scheme, and a host with its port. The default port and the case of
+// ASCII letters are normalised.
 type Origin struct{ Scheme, Host string }
 
 // Of returns the origin of u.
 func Of(u *url.URL) Origin { return normal(u.Scheme, u.Host) }
 
-// Parse reads an origin such as https://api.example.com:8443. ok is false for
-// anything that has more, or less, than a scheme and a host.
+// Parse reads an origin such as https://api.example.com:8443. It returns ok false if s
+// has more or less than a scheme and a host.
 func Parse(s string) (o Origin, ok bool) {
 	scheme, host, ok := strings.Cut(s, "://")
 	host = strings.TrimSuffix(host, "/")
@@ -27,15 +27,15 @@ func Parse(s string) (o Origin, ok bool) {
 	return normal(scheme, host), true
 }
 
-// isScheme and isHost are stricter than url.Parse, which leaves some of this to
-// whoever resolves the name, and cheaper.
+// isScheme is stricter and cheaper than url.Parse, and so is isHost. url.Parse leaves
+// some checks to the resolver of the name.
 func isScheme(s string) bool {
 	return s != "" && !strings.ContainsAny(s[:1], "0123456789+-.") && !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("0123456789+-.", r)
 	})
 }
 
-// isHost reports whether s is a name, or an address, perhaps with a port.
+// isHost reports whether s is a name or an address, with or without a port.
 func isHost(s string) bool {
 	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
 		if strings.Trim(s[i+1:], "0123456789") != "" {
@@ -65,9 +65,9 @@ func normal(scheme, host string) Origin {
 	return Origin{scheme, host}
 }
 
-// lower folds the case of ASCII letters, and nothing else. The folding of
-// Unicode makes one name of two that are not: strings.ToLower turns İ into i, and
-// net/http dials another name for the one with İ.
+// lower folds the case of ASCII letters only. Unicode folding would merge two different
+// names: strings.ToLower turns İ into i, but net/http dials another host for the name
+// with İ.
 func lower(s string) string {
 	for i := range len(s) {
 		if 'A' <= s[i] && s[i] <= 'Z' {
@@ -86,8 +86,8 @@ func lowered(s []byte) string {
 	return string(s)
 }
 
-// Private reports whether what is sent to u cannot be read on the way: it is
-// encrypted, or does not leave the machine.
+// Private reports whether nobody can read on the way what is sent to u: it is encrypted
+// or does not leave the machine.
 func Private(u *url.URL) bool {
 	if lower(u.Scheme) == "https" {
 		return true
@@ -100,10 +100,10 @@ func Private(u *url.URL) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// CheckPrivate tells why what base sends for req can be read on the way. An
-// unencrypted request to this machine leaves it if an [http.Transport] sends it
-// by a proxy on another one: that is seen in base, and below layers that have a
-// WrappedRoundTripper method.
+// CheckPrivate returns an error if others can read on the way what base sends for req.
+// An unencrypted request to this machine leaves it if an [http.Transport] sends it
+// through a proxy on another machine. CheckPrivate finds such a proxy in base, and
+// below layers with a WrappedRoundTripper method.
 func CheckPrivate(base http.RoundTripper, req *http.Request) error {
 	switch {
 	case !Private(req.URL):
@@ -114,8 +114,8 @@ func CheckPrivate(base http.RoundTripper, req *http.Request) error {
 	return nil
 }
 
-// leaves reports whether base, or the default where it is nil, sends req by a
-// proxy on another machine.
+// leaves reports whether base sends req through a proxy on another machine. Nil stands
+// for http.DefaultTransport.
 func leaves(base http.RoundTripper, req *http.Request) bool {
 	if base == nil {
 		base = http.DefaultTransport
@@ -128,9 +128,9 @@ func leaves(base http.RoundTripper, req *http.Request) bool {
 	return err == nil && proxy != nil && !Private(&url.URL{Host: proxy.Host})
 }
 
-// bottom returns what is below all layers that tell.
+// bottom returns the transport below all layers with a WrappedRoundTripper method.
 func bottom(base http.RoundTripper) http.RoundTripper {
-	for range 100 { // layers that lie could go round in circles
+	for range 100 { // wrappers may form a cycle
 		w, ok := base.(interface{ WrappedRoundTripper() http.RoundTripper })
 		if !ok {
 			return base

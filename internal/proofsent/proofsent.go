@@ -1,6 +1,6 @@
-// Package proofsent marks the context of a token request that is sent with a proof
-// of possession (RFC 9449), so that its sender learns of the proof, whatever stands
-// between the two.
+// Package proofsent marks the context of a token request that is sent with a proof of
+// possession (RFC 9449). The sender of the request thus learns of the proof, whatever
+// layers are between the two.
 package proofsent
 
 import (
@@ -10,8 +10,8 @@ import (
 
 type key struct{}
 
-// Watch returns a context for a request, and whether it has been [Mark]ed with a
-// proof so far.
+// Watch returns a context for a request, and a flag that is set once the request was
+// [Mark]ed as sent with a proof.
 func Watch(ctx context.Context) (context.Context, *atomic.Bool) {
 	sent := new(atomic.Bool)
 	return context.WithValue(ctx, key{}, sent), sent

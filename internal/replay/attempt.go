@@ -8,29 +8,29 @@ import (
 	"slices"
 )
 
-// An attempt is the body as one request sees it.
+// An attempt is the body as one request reads it.
 type attempt struct {
 	body   *recording
-	chunk  int   // where in the recording the next Read begins:
-	offset int   // in which chunk, and where in it
+	chunk  int   // where the next Read begins in the recording:
+	offset int   // in which chunk, and at which byte of it
 	read   int64 // bytes that Read has returned
 	ended  bool  // Read has returned io.EOF
 	closed bool
-	lent   *chunk // what WriteTo hands to its writer, or reads into
+	lent   *chunk // the chunk that WriteTo writes from or reads into
 	gate   gate
 
-	trailer http.Header // filled at the end; nil in the first attempt, which has the caller's
+	trailer http.Header // filled at the end; nil for the first attempt, which uses the caller's
 }
 
-// Read returns what was kept, then reads on from the caller's body.
+// Read returns the recorded bytes, then reads on from the caller's body.
 func (a *attempt) Read(p []byte) (int, error) {
 	p, err := a.next(p, false)
 	return len(p), err
 }
 
-// WriteTo writes what Read would return, without a copy: the caller's body is
-// read where it is kept, and written from there. That is how net/http sends a
-// body of unknown length with HTTP/1.1.
+// WriteTo writes what Read would return, without a copy: it reads the caller's body
+// into the recording and writes from there. net/http calls it for a body of unknown
+// length over HTTP/1.1.
 func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 	for err == nil {
 		var p []byte
@@ -38,13 +38,14 @@ func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 			continue
 		}
 		var n int
-		n, err = w.Write(slices.Clip(p)) // what follows is the recording's
+		n, err = w.Write(slices.Clip(p)) // the bytes after p are the recording's
 		written += int64(n)
 		if err == nil && n < len(p) {
 			err = io.ErrShortWrite
 		}
 	}
-	// After a panic of the writer, or of the caller's Read, the collector has the chunk.
+	// If the writer or the caller's Read panics, the chunk is left to the garbage
+	// collector.
 	a.body.mu.Lock()
 	a.lend(nil)
 	a.body.mu.Unlock()
@@ -54,7 +55,7 @@ func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
 	return written, err
 }
 
-// lend notes which chunk WriteTo uses from now on outside of the lock; b.mu is held.
+// lend notes the chunk that WriteTo uses from now on without the lock; b.mu is held.
 func (a *attempt) lend(c *chunk) {
 	if c != nil {
 		c.lent++
@@ -65,7 +66,7 @@ func (a *attempt) lend(c *chunk) {
 	a.lent = c
 }
 
-// next reads once, into p or in place: then it needs no p.
+// next reads once, into p, or in place without a p.
 func (a *attempt) next(p []byte, inPlace bool) ([]byte, error) {
 	b := a.body
 	b.mu.Lock()
@@ -93,7 +94,7 @@ func (a *attempt) mustWait() bool {
 	return b.live == a && !a.closed && (b.held || b.reading && a.read >= b.size)
 }
 
-// recorded answers a Read without the caller's body, if it can.
+// recorded answers a Read without the caller's body, if possible.
 func (a *attempt) recorded(p []byte, inPlace bool) (got []byte, err error, found bool) {
 	b := a.body
 	switch {
@@ -126,8 +127,9 @@ func (a *attempt) kept(p []byte, inPlace bool) []byte {
 	return got
 }
 
-// room is where to read the caller's body: where it will be kept, if it will, and
-// if there is as much room as some readers demand.
+// room returns where to read the caller's body into: a chunk of the recording, if the
+// bytes will be kept and the chunk has as much room as some readers demand, or else a
+// spare chunk.
 func (a *attempt) room() []byte {
 	c := a.body.place()
 	if c == nil {
@@ -137,11 +139,11 @@ func (a *attempt) room() []byte {
 	return c.free()
 }
 
-// spare is where WriteTo reads what is not kept: a chunk of no list, or no longer,
-// which goes back when the lending ends.
+// spare returns a chunk outside the recording, for bytes that are not kept. It is
+// recycled when the lending ends.
 func (a *attempt) spare() *chunk {
 	size := spareSize
-	if a.whole() { // only the end is left to read
+	if a.whole() { // only the end of the body remains to read
 		size = smallestChunk
 	}
 	c := a.lent
@@ -164,8 +166,8 @@ func (a *attempt) readSource(p []byte) (n int, err error) {
 	return a.body.src.Read(p)
 }
 
-// arrived takes what a Read of the caller's body returned. WriteTo gets the end with
-// its next Read, when the bytes are written.
+// arrived handles what a Read of the caller's body returned. WriteTo gets the end only
+// with its next read, after the bytes are written.
 func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 	b := a.body
 	b.mu.Lock()
@@ -204,15 +206,15 @@ func (a *attempt) end(err error) {
 	}
 }
 
-// whole reports whether the attempt has read the whole body. With a
-// Content-Length, a server has it all, and may answer, before the attempt has
-// seen io.EOF.
+// whole reports whether the attempt has read the whole body. If there is a
+// Content-Length, a server has the whole body, and may answer, before the attempt sees
+// io.EOF.
 func (a *attempt) whole() bool {
 	return a.ended || a.body.length > 0 && a.read >= a.body.length
 }
 
-// cut is what the attempt reads after another has replaced it: io.EOF only if
-// nothing is missing, for then its connection can be used again.
+// cut returns what the attempt reads after another has replaced it: io.EOF if nothing
+// is missing, because then its connection can be used again; otherwise ErrCut.
 func (a *attempt) cut() error {
 	if a.whole() {
 		return io.EOF
@@ -220,12 +222,12 @@ func (a *attempt) cut() error {
 	return ErrCut
 }
 
-// Answered tells the attempt that RoundTrip has returned.
+// Answered notes that RoundTrip has returned.
 func (a *attempt) Answered() { a.gate.open() }
 
-// Close closes the caller's body if this is the last attempt, or if the body
-// has ended. If that is not decided yet, it is only noted. Before the body's end
-// it waits a moment for the answer, see [gate].
+// Close closes the caller's body if this is the last attempt or the body has ended. If
+// that is not decided yet, Close only notes the call. Before the body's end it first
+// waits a moment for the answer, see [gate].
 func (a *attempt) Close() error {
 	b := a.body
 	b.mu.Lock()

@@ -1,14 +1,13 @@
 // Package replay has a request body that can be sent twice.
 //
-// A [Body] keeps what the first attempt reads while it reads it, and never
-// reads ahead. When a response has refused the first attempt, [Body.Hold] stops
-// it at its next Read until it is decided what happens: [Body.Release] lets it
-// go on, [Body.Next] cuts it off and makes the second attempt, which reads what
-// was kept and then the rest; [Body.Close] gives up.
+// A [Body] records what the first attempt reads, and never reads ahead. When a response
+// has refused the first attempt, [Body.Hold] stops the attempt at its next Read until
+// one of three calls: [Body.Release] lets it go on; [Body.Next] cuts it off and returns
+// the second attempt, which reads the recorded bytes and then the rest; [Body.Close]
+// gives up.
 //
-// Owners nest: one below another that sends an attempt a second time goes on
-// with the same recording, which is kept up for as long as one of them can
-// need it.
+// Owners nest: if a lower owner sends an attempt a second time, it uses the same
+// recording. The recording is kept as long as one of the owners may need it.
 package replay
 
 import (
@@ -18,35 +17,35 @@ import (
 	"net/http"
 )
 
-// ErrCut is what an attempt reads that another one has replaced. It is not
-// io.EOF, which would make a shortened body look whole.
+// ErrCut is what an attempt reads after another has replaced it. It is not io.EOF,
+// because that would make a shortened body look whole.
 var ErrCut = errors.New("tokentripper: this attempt was given up, the request is sent again")
 
 var errClosed = errors.New("tokentripper: read of a closed request body")
 
-// Small is the size in bytes up to which a server has probably read a body that
-// it refuses, so that their connection can be used again.
+// Small is the size in bytes up to which a server has probably read a body that it
+// refuses, so that the connection can be used again.
 const Small = 8 << 10
 
 // Limits bound the memory of recordings, in bytes.
 type Limits struct {
-	Body  int64 // of one; zero or less: nothing is recorded
-	Total int64 // of all that share the Budget
+	Body  int64 // of one recording; zero or less: nothing is recorded
+	Total int64 // of all recordings that share the Budget
 }
 
-// A Body is a caller's request body, recorded, as one owner sees it. A nil Body
-// stands for one that needs no recording, or must not be recorded: its methods
+// A Body is a caller's request body with its recording, as one owner uses it. A nil
+// Body stands for a body that needs no recording, or must not be recorded: its methods
 // work on the request.
 type Body struct {
 	*recording
 	first   *attempt
-	nested  bool // first is an attempt of another owner
-	settled bool // this owner needs the recording no more
+	nested  bool // first is another owner's attempt
+	settled bool // this owner no longer needs the recording
 }
 
-// New returns the Body of req: nil if req has none, can make another by
-// GetBody, or if limits allow no recording. The attempt of another Body is not
-// recorded again.
+// New returns the Body of req. It returns nil if req has no body, if GetBody can make
+// another one, or if limits allow no recording. An attempt of another Body is not
+// recorded a second time.
 func New(req *http.Request, limits Limits, budget *Budget) *Body {
 	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
 		return nil
@@ -71,9 +70,9 @@ func (b *Body) First(req *http.Request) io.ReadCloser {
 	return b.first
 }
 
-// Hold makes the first attempt wait before its next Read, if the body can be
-// sent again; else it reports false and the attempt goes on, as the second does.
-// What it reports stays true: from here on the recording is not dropped.
+// Hold makes the first attempt wait before its next Read if the body can be sent again.
+// Otherwise it returns false, and the attempt goes on; it does so for a second attempt.
+// The result stays true: after Hold the recording is not dropped.
 func (b *Body) Hold(req *http.Request) bool {
 	if b == nil {
 		return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
@@ -81,13 +80,14 @@ func (b *Body) Hold(req *http.Request) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.settled || b.nested && b.live != b.first {
-		return false // this owner has replaced it already, or the one above
+		return false // this owner or the one above has already replaced it
 	}
 	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
 	return b.held
 }
 
-// Release lets the attempt go on alone. The caller's body is closed when that is.
+// Release lets the attempt go on as the last one. The caller's body is closed when the
+// attempt is.
 func (b *Body) Release() {
 	if b == nil {
 		return
@@ -104,22 +104,22 @@ func (b *Body) Release() {
 	}
 }
 
-// Next is the second attempt, which ends the first. Sent tells whether the
-// first had read the whole body, Small whether it had read so little that the
-// server has probably read it too, Reading whether a Read of the caller's body
-// is in progress.
+// Next is the second attempt, which ends the first. Sent reports whether the first had
+// read the whole body. Small reports whether it had read so little that the server has
+// probably read it too. Reading reports whether a Read of the caller's body is in
+// progress.
 //
-// Trailer has the values when Body has ended. It is not the caller's, who may
-// write to that one until then, while net/http looks for the names.
+// Trailer has its values when Body has ended. It is a copy, because the caller may
+// write to its own Trailer until then, while net/http looks up the names.
 type Next struct {
 	Body                 io.ReadCloser
 	Trailer              http.Header
 	Sent, Small, Reading bool
 }
 
-// Next cuts off the first attempt and returns the next, to be called after Hold
-// reported true. It fails only if the request's GetBody does, and then nothing
-// has changed, or if another owner has called Close.
+// Next cuts off the first attempt and returns the second. Call it only after Hold has
+// returned true. It fails if the request's GetBody fails, and then changes nothing, or
+// if another owner has called Close.
 func (b *Body) Next(req *http.Request) (Next, error) {
 	if b == nil {
 		body := req.Body
@@ -145,8 +145,8 @@ func (b *Body) Next(req *http.Request) (Next, error) {
 	return Next{b.live, b.live.trailer, sent, small, b.reading}, nil
 }
 
-// Close cuts off every attempt and closes the caller's body: the outermost
-// owner's affair.
+// Close cuts off every attempt and closes the caller's body. Only the outermost owner
+// calls it.
 func (b *Body) Close() {
 	if b == nil {
 		return
@@ -160,8 +160,8 @@ func (b *Body) Close() {
 	b.closeSourceSoon()
 }
 
-// Done ends what this owner does with the Body. Attempts may go on. It releases
-// a Body that nothing was decided of.
+// Done ends this owner's use of the Body. Attempts may go on. If nothing was decided
+// about the Body, Done releases it.
 func (b *Body) Done() {
 	if b == nil {
 		return
@@ -180,7 +180,7 @@ func (b *Body) Done() {
 	b.lendOn()
 }
 
-// settle notes that this owner sends no other attempt; b.mu is held.
+// settle notes that this owner sends no further attempt; b.mu is held.
 func (b *Body) settle() {
 	if !b.settled {
 		b.settled = true

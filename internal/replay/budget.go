@@ -5,7 +5,7 @@ import "sync/atomic"
 // A Budget counts the memory of all recordings of one owner. The zero Budget is empty.
 type Budget struct{ used atomic.Int64 }
 
-// Used returns how many bytes are taken.
+// Used returns the number of bytes in use.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
 // take takes n bytes, or as many as are left up to limit, and returns how many.

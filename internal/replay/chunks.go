@@ -2,42 +2,43 @@ package replay
 
 import "sync"
 
-// Chunks are the recorded bytes, in pieces that come from pools and go back there.
+// Chunks are the recorded bytes, in pieces of memory that come from pools and return
+// there.
 //
-// A pool's chunk is memory of another request, so it goes back only when nobody
-// can touch it. Read copies under the recording's lock, from and into the buffer
-// of who calls it: no base ever holds a chunk through Read, however late it
-// reads. WriteTo alone uses chunks outside of the lock, and lends each to itself
-// for that time. A chunk goes back at the later of two moments: when the list has
-// let go of it, and when the last lending has ended.
+// A chunk that returns to its pool becomes memory of another request, so it returns
+// only when no code can still touch it. Read copies under the recording's lock from and
+// to its caller's buffer. So no base holds a chunk through Read, however late it reads.
+// Only WriteTo uses chunks without the lock, and it lends each chunk to itself for that
+// time. A chunk returns at the later of two moments: when the list has let go of it,
+// and when its last lending has ended.
 //
-//   - release lets go of the chunks that the only attempt that may still read is
-//     past, or of all if there is none: [recording.trim] says when. An attempt that was
-//     cut off, closed or given up finds its state changed when it takes the lock,
-//     before it looks at any chunk.
-//   - shrink replaces the chunk that the Read of WriteTo has just filled, which has it
+//   - release lets go of the chunks before the position of the only attempt that may
+//     still read, or of all chunks if there is no such attempt: [recording.trim] says
+//     when. An attempt that was cut off, closed or given up sees its state when it
+//     takes the lock, before it looks at a chunk.
+//   - shrink replaces the chunk that the Read of WriteTo has just filled, while it is
 //     lent.
-//   - lend ends a lending when the writer, or the caller's Read,
-//     has returned: by the contracts of [io.Writer] and [io.Reader] neither keeps what it
-//     was given. If one of them panics the lending never ends, and the collector
-//     has the chunk. So it has what a base forgets without Close.
-//   - WriteTo's own buffer, the spare, is in no list: it goes back when its lending ends.
+//   - lend ends a lending when the writer or the caller's Read has returned: by the
+//     contracts of [io.Writer] and [io.Reader] neither keeps its argument. If one of
+//     them panics, the lending never ends, and the chunk is left to the garbage
+//     collector. The same is true if a base drops a body without Close.
+//   - The spare, WriteTo's own buffer, is in no list: it returns when its lending ends.
 type chunks struct {
 	list  []*chunk
-	few   [6]*chunk // the list of most bodies, which then costs no allocation
-	gone  int       // chunks at the beginning that were let go of, and are nil
+	few   [6]*chunk // the list of most bodies, without an allocation
+	gone  int       // chunks at the beginning that the list has let go of, now nil
 	size  int64     // bytes recorded since the beginning
 	taken int64     // bytes of memory, as counted in the budget
 }
 
-// A chunk is a piece of memory. Its bytes are used under the recording's lock, or
-// while the chunk is lent: so nobody reads or writes one that has gone back to
-// its pool. data has what was recorded, and nothing is read beyond it.
+// A chunk is a piece of memory. Its bytes are used only under the recording's lock, or
+// while the chunk is lent, so that no code reads or writes a chunk that has returned to
+// its pool. data holds what was recorded; nothing beyond it is read.
 type chunk struct {
 	data    []byte
-	counted int64 // bytes of the budget: all of its own, or none
-	lent    int   // how many attempts hand it to a writer, or read into it
-	dropped bool  // to be recycled when nobody has it any more
+	counted int64 // bytes taken from the budget: all bytes of the chunk, or none
+	lent    int   // how many attempts write from it or read into it
+	dropped bool  // to be recycled once it is not lent
 }
 
 // Sizes of chunks, in bytes.
@@ -48,10 +49,10 @@ const (
 	spareSize     = 32 << 10
 )
 
-// pools has one for each size from smallestChunk, each twice the one before.
+// pools has one pool for each size: smallestChunk, and then twice the size before.
 var pools [7]sync.Pool
 
-// pool returns where chunks of n bytes come from, or nil.
+// pool returns the pool for chunks of n bytes, or nil.
 func pool(n int64) *sync.Pool {
 	for i := range pools {
 		if n == smallestChunk<<i {
@@ -71,7 +72,7 @@ func newChunk(n int64) *chunk {
 	return &chunk{data: make([]byte, 0, n)}
 }
 
-// free is the room that a chunk has left.
+// free returns the unused space of a chunk.
 func (c *chunk) free() []byte { return c.data[len(c.data):cap(c.data)] }
 
 // giveBack ends one lending.
@@ -82,7 +83,7 @@ func (c *chunk) giveBack() {
 	}
 }
 
-// drop recycles the chunk, when nobody has it any more.
+// drop recycles the chunk once it is not lent.
 func (c *chunk) drop() {
 	c.dropped = true
 	if c.lent == 0 {
@@ -98,7 +99,7 @@ func (c *chunk) recycle() {
 	}
 }
 
-// last is the last chunk, unless it was let go of.
+// last returns the last chunk, or nil if the list has let go of it.
 func (s *chunks) last() *chunk {
 	if s.gone == len(s.list) {
 		return nil
@@ -106,8 +107,8 @@ func (s *chunks) last() *chunk {
 	return s.list[len(s.list)-1]
 }
 
-// grown is the size of the next chunk: for what is left of the body, if that is
-// known; else for n bytes, or for as many as there are already.
+// grown returns the size of the next chunk: for what is left of the body, if that is
+// known; else for n bytes, or for as many bytes as are already recorded.
 func (s *chunks) grown(left, n int64) int64 {
 	if left > 0 {
 		return sized(left)
@@ -115,7 +116,8 @@ func (s *chunks) grown(left, n int64) int64 {
 	return sized(max(n, s.size))
 }
 
-// sized is the size of the smallest chunk for n bytes, or of the largest there is.
+// sized returns the size of the smallest chunk with room for n bytes, or else the
+// largest size.
 func sized(n int64) int64 {
 	size := int64(largestChunk)
 	for size > smallestChunk && size/2 >= n {
@@ -124,7 +126,7 @@ func sized(n int64) int64 {
 	return size
 }
 
-// add appends a chunk of n bytes, of which so many count.
+// add appends a chunk of n bytes, and notes how many bytes of the budget it has.
 func (s *chunks) add(n, counted int64) *chunk {
 	c := newChunk(n)
 	c.counted = counted
@@ -136,8 +138,8 @@ func (s *chunks) add(n, counted int64) *chunk {
 	return c
 }
 
-// shrink makes the last chunk as small as a body of that size needs, or none of it
-// if it is empty. It returns how much less of the budget the chunk has.
+// shrink replaces the last chunk with one of the right size for a body of that size, or
+// removes it if it is empty. It returns how many bytes of the budget become free.
 func (s *chunks) shrink() (bytes int64) {
 	c := s.last()
 	before := s.size - int64(len(c.data))
@@ -159,7 +161,7 @@ func (s *chunks) shrink() (bytes int64) {
 	return bytes
 }
 
-// release lets go of the first n chunks, and returns how much of the budget they
+// release lets go of the first n chunks, and returns how many bytes of the budget they
 // had.
 func (s *chunks) release(n int) (bytes int64) {
 	for ; s.gone < n; s.gone++ {

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// A gate holds Close of a body that has not ended until RoundTrip has returned:
-// for 100 ms at most, and not beyond the request's context.
+// A gate delays Close of a body that has not ended until RoundTrip has returned, for at
+// most 100 ms and not beyond the request's context.
 //
-// A server that refuses an upload early may close the connection, and so break
-// off the upload, while its answer is on the way. net/http then closes the body
-// and reports that it could not write; it loses the answer unless that is read
-// first (golang/go#51109). Before net/http returns an answer without a body, it
-// waits up to 50 ms for the end of the write, so that the gate must wait longer. An
-// upload that breaks off without an answer is reported that much later.
+// A server that refuses an upload early may close the connection while its answer is on
+// the way, which breaks off the upload. net/http then closes the body and reports that
+// it could not write; it loses the answer unless it reads the answer first
+// (golang/go#51109). Before net/http returns an answer without a body, it waits up to
+// 50 ms for the end of the write, so the gate must wait longer. The error of an upload
+// that breaks off without an answer is delayed by this time.
 type gate struct {
 	mu     sync.Mutex    // guards what follows
 	isOpen bool          // RoundTrip has returned, or a Gated has ended
@@ -56,8 +56,8 @@ func (g *gate) wait(ctx context.Context) {
 	}
 }
 
-// A Gated is a body with GetBody, which needs no recording but is closed like
-// one that has: see [gate]. Make it with [Gated.Of].
+// A Gated is a body with GetBody. It needs no recording, but its Close waits like that
+// of a recorded body, see [gate]. Make it with [Gated.Of].
 type Gated struct {
 	body   io.ReadCloser
 	ctx    context.Context
@@ -66,9 +66,9 @@ type Gated struct {
 	closed atomic.Bool
 }
 
-// Of makes g the body that is sent with req instead of body, if it is a large
-// one, and returns it, else body itself. An *os.File stays what it is where
-// net/http has the system send it.
+// Of makes g the body to send with req and returns it, if body is a large one.
+// Otherwise it returns body itself. It also returns an *os.File itself where net/http
+// lets the system send it.
 func (g *Gated) Of(req *http.Request, body io.ReadCloser) io.ReadCloser {
 	if _, ok := body.(interface{ Answered() }); ok || !Large(req) {
 		return body
@@ -80,7 +80,7 @@ func (g *Gated) Of(req *http.Request, body io.ReadCloser) io.ReadCloser {
 	return g
 }
 
-// Large reports whether the body of req is one with GetBody that is not [Small].
+// Large reports whether the body of req has GetBody and is larger than [Small].
 func Large(req *http.Request) bool {
 	return req.GetBody != nil && req.Body != nil && req.Body != http.NoBody && (req.ContentLength <= 0 || req.ContentLength > Small)
 }
@@ -97,7 +97,7 @@ func (g *Gated) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Answered tells the body that RoundTrip has returned.
+// Answered notes that RoundTrip has returned.
 func (g *Gated) Answered() { g.gate.open() }
 
 // Close closes the body, once.

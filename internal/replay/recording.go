@@ -11,35 +11,35 @@ import (
 	"sync/atomic"
 )
 
-// A recording is a caller's request body and what was read of it.
+// A recording is a caller's request body and what was read from it.
 type recording struct {
 	src    io.ReadCloser
 	length int64       // of src, as the request declares it; zero or less: unknown
-	caller http.Header // the request's Trailer, the caller's until src ends
+	caller http.Header // the request's Trailer; it belongs to the caller until src ends
 	names  http.Header // its names
 	limits Limits
 	budget *Budget
 	ctx    context.Context // of the request
-	owner  Body            // the outermost, and its first attempt: one allocation
+	owner  Body            // the outermost owner; owner and begin need no allocation of their own
 	begin  attempt
 
 	mu      sync.Mutex // guards what follows and the attempts
 	cond    sync.Cond  // signalled when any of it changes
-	live    *attempt   // the one that may read and, if it is the last, closes src
-	owners  int        // that may send another attempt; zero: live is the last, nothing more is kept
+	live    *attempt   // the attempt that may read and, if it is the last, closes src
+	owners  int        // how many may send another attempt; zero: live is the last, and nothing more is kept
 	held    bool       // live waits before its next Read
-	reading bool       // a Read of src is in progress, perhaps by an attempt that was cut off
-	end     error      // what src ended with
+	reading bool       // a Read of src is in progress, possibly by an attempt that was cut off
+	end     error      // the error that ended src
 	closed  bool       // src was closed
-	dropped bool       // the recording is no longer whole, or needed by no owner
+	dropped bool       // the recording is no longer whole, or no owner needs it
 	done    bool       // the outermost owner has returned: nothing more is taken from the budget
-	loan    *loan      // what was not given back by then
+	loan    *loan      // what was not given back until then
 	chunks
 }
 
 func record(req *http.Request, limits Limits, budget *Budget) *recording {
 	b := &recording{src: req.Body, limits: limits, budget: budget, ctx: req.Context(), owners: 1}
-	if len(req.TransferEncoding) == 0 { // else net/http goes by that alone
+	if len(req.TransferEncoding) == 0 { // otherwise net/http ignores ContentLength
 		b.length = req.ContentLength
 	}
 	if len(req.Trailer) > 0 {
@@ -51,14 +51,14 @@ func record(req *http.Request, limits Limits, budget *Budget) *recording {
 	return b
 }
 
-// wanted reports whether what is read next is to be kept.
+// wanted reports whether the next bytes are to be kept.
 func (b *recording) wanted() bool { return !b.dropped && b.owners > 0 }
 
-// keep records p within the bounds, or what is whole of it if it must.
+// keep records p within the bounds, or all of p if it must.
 //
-// It must for an attempt that will be sent, or may be: then p is what a Read
-// returned that was in progress when a response refused the attempt. Such a p is
-// all that is ever kept beside the budget, one for each attempt.
+// It must for an attempt that will or may be sent: then p is the result of a Read that
+// was in progress when a response refused the attempt. Only such a p is ever kept
+// beside the budget, one for each attempt.
 func (b *recording) keep(p []byte, must bool) bool {
 	for len(p) > 0 {
 		c := b.tail(int64(len(p)))
@@ -68,7 +68,7 @@ func (b *recording) keep(p []byte, must bool) bool {
 		if c == nil {
 			return false
 		}
-		n := copy(c.free(), p) // nothing moves if p was read there
+		n := copy(c.free(), p) // moves nothing if p was read there
 		c.data = c.data[:len(c.data)+n]
 		b.size += int64(n)
 		p = p[n:]
@@ -76,13 +76,13 @@ func (b *recording) keep(p []byte, must bool) bool {
 	return true
 }
 
-// place is the chunk to read the caller's body into, or nil. For the end of a body
-// whose length is known there is no new one.
+// place returns the chunk to read the caller's body into, or nil. It makes no new chunk
+// to read the end of a body of known length.
 //
-// Nobody knows how much of a body of unknown length will come: a new chunk is
-// roomy, unless half of the memory for all recordings is taken, and shrinks to
-// what has come. So a body of 64 KiB is one write, while one of 1 KiB takes 4 KiB
-// of that memory, and 4 KiB if thousands wait for their first byte.
+// If the length is unknown, a new chunk is roomy, unless half of the memory for all
+// recordings is taken, and shrinks to the bytes that arrived. So a body of 64 KiB is one
+// write, and a body of 1 KiB takes 4 KiB of that memory. If thousands of bodies wait for
+// their first byte, further ones take 4 KiB each.
 func (b *recording) place() *chunk {
 	if !b.wanted() {
 		return nil
@@ -101,8 +101,8 @@ func (b *recording) place() *chunk {
 	return c
 }
 
-// tail is the chunk where the recording goes on: the last, or a new one for n
-// bytes. Nil means that the bounds allow no other.
+// tail returns the chunk where the recording goes on: the last one, or a new one for n
+// bytes. Nil means that the bounds allow no new one.
 func (b *recording) tail(n int64) *chunk {
 	if c := b.last(); c != nil && len(c.free()) > 0 {
 		return c
@@ -117,18 +117,18 @@ func (b *recording) tail(n int64) *chunk {
 	return b.add(n, n)
 }
 
-// fit shrinks the last chunk, if WriteTo has read into it. b.mu is held.
+// fit shrinks the last chunk if WriteTo has read into it. b.mu is held.
 func (b *recording) fit(lent *chunk) {
 	if lent != nil && lent == b.last() && b.length <= 0 {
 		b.budget.give(b.shrink())
 	}
 }
 
-// trim lets go of what no attempt will read: of a recording that can't be sent
-// again, what the last attempt has read, or all if that is closed or there is none.
-// Nothing makes such a recording whole again, and no attempt but the live one
-// looks at a chunk. The rest counts in the budget, and for longer than RoundTrip
-// takes if the base still reads an attempt that was answered early. b.mu is held.
+// trim lets go of bytes that no attempt will read. In a recording that cannot be sent
+// again, these are the bytes that the last attempt has read, or all if that attempt is
+// closed or missing. Such a recording never becomes whole again, and only the live
+// attempt looks at a chunk. The rest counts in the budget, even after RoundTrip has
+// returned, if the base still reads an attempt that was answered early. b.mu is held.
 func (b *recording) trim() {
 	if b.wanted() || b.gone == len(b.list) {
 		return
@@ -152,8 +152,8 @@ func (b *recording) trim() {
 	}
 }
 
-// A loan is what a recording has of the budget after its owners have returned.
-// It is given back even if the base forgets the body, without closing it.
+// A loan is the part of the budget that a recording still has after its owners have
+// returned. It is given back even if the base drops the body without closing it.
 type loan struct {
 	budget *Budget
 	bytes  atomic.Int64
@@ -179,7 +179,7 @@ func (b *recording) closeSource() error {
 	return b.src.Close()
 }
 
-// closeSourceSoon is closeSource for who must not wait. Close may: that of a
+// closeSourceSoon is closeSource for callers that must not wait. Close may block: a
 // server's inbound body waits for a Read in progress, or reads the rest.
 func (b *recording) closeSourceSoon() {
 	if b.closing() {
@@ -187,7 +187,7 @@ func (b *recording) closeSourceSoon() {
 	}
 }
 
-// closing reports whether the caller's body is to be closed now.
+// closing reports whether the caller's body is to be closed now; it does so once.
 func (b *recording) closing() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

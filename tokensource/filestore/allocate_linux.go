@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// allocate makes room for so many bytes in a new file. Zeros that are written instead are
-// not stored by a file system that compresses, and on one that copies on write, as btrfs, they
-// leave no room for what is written over them.
+// allocate makes room for size bytes in a new file. Writing zeros instead does not
+// suffice: a file system that compresses does not store them, and on one that copies on
+// write, such as btrfs, they leave no room for the bytes that replace them.
 func allocate(f *os.File, size int) error {
 	for {
 		err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(size))

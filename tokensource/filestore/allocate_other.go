@@ -4,7 +4,7 @@ package filestore
 
 import "os"
 
-// allocate makes room for so many bytes in a new file.
+// allocate makes room for size bytes in a new file.
 func allocate(f *os.File, size int) error {
 	_, err := f.Write(make([]byte, size))
 	return err

@@ -23,7 +23,7 @@ func shared(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// foreign refuses what belongs to another user, who may change it at any time.
+// foreign refuses a file or directory of another user, who may change it at any time.
 func foreign(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if own := os.Geteuid(); ok && stat.Uid != 0 && int(stat.Uid) != own {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// mkdir makes a directory that is open to the user, SYSTEM and the Administrators group alone, as is what will be in it.
+// mkdir makes a directory that only the user, SYSTEM and the Administrators group can
+// open. Files in it inherit this.
 func mkdir(path string) error {
 	user, err := windows.GetCurrentProcessToken().GetTokenUser()
 	if err != nil {
@@ -30,10 +31,10 @@ func mkdir(path string) error {
 	return nil
 }
 
-// shared refuses nothing: a mode tells nothing here.
+// shared refuses nothing, because modes mean nothing on Windows.
 func shared(string, fs.FileInfo) error { return nil }
 
-// foreign refuses what belongs to another user, who may change it at any time.
+// foreign refuses a file or directory of another user, who may change it at any time.
 func foreign(path string, info fs.FileInfo) error {
 	owner, err := ownerOf(path, !info.IsDir() && !info.Mode().IsRegular())
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// rename returns when the new name is on the disk.
+// rename returns once the new name is on the disk.
 func rename(from, to string) error {
 	old, err := windows.UTF16PtrFromString(from)
 	if err != nil {
@@ -23,11 +23,12 @@ func rename(from, to string) error {
 	return nil
 }
 
-// busy reports whether another program keeps a file from being opened or replaced. Who may not write gets
-// ERROR_ACCESS_DENIED as well.
+// busy reports whether another program prevents opening or replacing a file.
+// ERROR_ACCESS_DENIED may also mean that the user may not write.
 func busy(err error) bool {
 	return errors.Is(err, windows.ERROR_ACCESS_DENIED) || errors.Is(err, windows.ERROR_SHARING_VIOLATION)
 }
 
-// syncDir has nothing to do: a directory cannot be flushed, and NTFS keeps a journal of names.
+// syncDir has nothing to do: Windows cannot flush a directory, and NTFS keeps a journal
+// of names.
 func syncDir(string) error { return nil }

@@ -24,48 +24,54 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// A Store is a [tokensource.Store] in a directory. It survives the death of a
-// process at any moment, and a crash of the machine: a value is written beside
-// the old one, synced, and renamed. The lock of a process that died is free at once.
+// A Store is a [tokensource.Store] in a directory. It survives the death of a process
+// at any moment, and a crash of the machine: it writes a value beside the old one,
+// syncs it, and renames it. The lock of a dead process is free at once.
 //
-// It trusts nobody but its own user and root. A directory or a file that belongs to another user, a directory that others
-// can write, and a file that others can read are errors that name them. It does not look at what is above
-// Dir: whoever can write there can put another directory in its place. Whoever is the user
-// reads the tokens: [tokensource.Encrypted] over a Store helps if the key is
-// kept elsewhere.
+// A Store trusts only its own user and root. It returns an error that names a directory
+// or file that belongs to another user, a directory that others can write to, or a file
+// that others can read. It does not check the directories above Dir: a user who can
+// write there can replace Dir. Every process of the same user can read the tokens.
+// [tokensource.Encrypted] over a Store prevents that if its key is kept elsewhere.
 //
-// Locks are those of flock(2), and on Windows of LockFileEx. Keep Dir on a local file system: on a network
-// file system, flock may exclude nobody, or nobody on other machines, and a lock
-// may be lost with the connection. For processes of many machines there is package
-// redisstore. A Dir whose files are removed while processes run loses its locks, too: a save
-// then fails, if it can tell. Windows removes no lock that is held.
+// Locks are those of flock(2), and on Windows of LockFileEx. Keep Dir on a local file
+// system: on a network file system, flock may exclude no process, or no process on
+// other machines, and a lock may be lost with the connection. For processes on many
+// machines use package redisstore or pgstore. If files in Dir are removed while
+// processes run, their locks are lost as well: a save then fails if it detects this.
+// Windows does not remove a file with a held lock.
 //
-// Windows differs in this:
-//   - A file mode means nothing there. Directories are made with an access list that lets only the user, SYSTEM and the Administrators group in,
-//     and passes this on to what is in them. A Dir that exists keeps its own list, which the Store does not look at: it refuses only what belongs to others
-//     than these three.
-//   - No file is replaced while a program has it open, such as a virus scanner. A save tries again until its context
-//     ends; reading tries for a second.
-//   - A value is flushed, then renamed by MoveFileEx with MOVEFILE_WRITE_THROUGH. NTFS keeps a journal of names, so that after a crash the old value is there or the new one.
-//     Microsoft promises neither this nor that the replacement is atomic. FAT has no journal: keep Dir on NTFS or ReFS.
-//   - The lock of a process that died is free when Windows has closed its files, as a rule at once.
+// Windows differs in these points:
+//   - File modes mean nothing. New directories have an access list that admits only the
+//     user, SYSTEM and the Administrators group, and files in them inherit it. An
+//     existing Dir keeps its own list, which the Store does not check: it refuses only
+//     files and directories that belong to others than these three.
+//   - A file cannot be replaced while a program, such as a virus scanner, has it open.
+//     A save tries again until its context ends; a read tries for a second.
+//   - A value is flushed, then renamed by MoveFileEx with MOVEFILE_WRITE_THROUGH. NTFS
+//     keeps a journal of names, so that after a crash either the old or the new value
+//     is there. Microsoft promises neither this nor that the replacement is atomic. FAT
+//     has no journal: keep Dir on NTFS or ReFS.
+//   - The lock of a dead process is free when Windows has closed its files, usually at
+//     once.
 //
-// Nothing can help where a machine crashes, or a backup is restored, such that
-// an old refresh token comes back that the server has ended.
+// If a crash or a restored backup brings back an old refresh token that the server has
+// ended, the user must log in again.
 type Store struct {
-	// Dir is the directory. The first Update makes it and those above that are missing, with mode 0700. Each key has a directory
-	// in it, named by a hash of the key, which stays for ever.
+	// Dir is the directory. The first Update makes it, with missing directories above
+	// it, with mode 0700. Each key has a directory in Dir, named by a hash of the key,
+	// which is never removed.
 	Dir string
 }
 
-// Names in the directory of a key. The lock is a file of its own, for the other
-// is replaced.
+// Names in the directory of a key. The lock has its own file, because the token file is
+// replaced.
 const (
 	tokenFile = "token"
 	lockFile  = "lock"
 )
 
-// Load returns the value of key. A Dir that does not exist has none.
+// Load returns the value of key. If Dir does not exist, it returns nil.
 func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -83,10 +89,11 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	return read(ctx, filepath.Join(dir, tokenFile))
 }
 
-// Update calls fn with the lock of key, when it has made room on the disk for
-// a value: 16 KiB, or twice the last value. On Linux the room is kept by fallocate(2), where the
-// file system knows it: then a disk that fills up meanwhile does not stop the save, also on btrfs. Elsewhere zeros are written, and a
-// file system that compresses or copies on write, such as ZFS, may keep no room for them.
+// Update calls fn with the lock of key, after it has reserved disk space for a value:
+// 16 KiB, or twice the size of the last value. On Linux it reserves the space with
+// fallocate(2), if the file system supports that. Then a disk that fills up meanwhile
+// does not stop the save, not even on btrfs. Elsewhere it writes zeros, for which a
+// file system that compresses or copies on write, such as ZFS, may reserve no space.
 func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -106,8 +113,8 @@ func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, sa
 	return fn(u.value, u.save)
 }
 
-// dir returns the directory of a key, which may hold anything: some file systems
-// do not tell a from A.
+// dir returns the directory of a key. It is named by a hash, because a key may hold any
+// character, and some file systems do not distinguish a from A.
 func (s *Store) dir(key string) (string, error) {
 	if s.Dir == "" {
 		return "", errors.New("filestore: Store.Dir is empty")
@@ -116,7 +123,7 @@ func (s *Store) dir(key string) (string, error) {
 	return filepath.Join(s.Dir, hex.EncodeToString(sum[:])), nil
 }
 
-// make makes the directory of a key, and sees to it that it survives a crash.
+// make makes the directory of a key, so that it survives a crash.
 func (s *Store) make(dir string) error {
 	err := s.check(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -128,7 +135,7 @@ func (s *Store) make(dir string) error {
 	return s.check(dir)
 }
 
-// makeAll makes a directory and those above it, and syncs what they were made in.
+// makeAll makes a directory and those above it, and syncs their parents.
 func makeAll(dir string) error {
 	parent := filepath.Dir(dir)
 	err := mkdir(dir)
@@ -144,7 +151,7 @@ func makeAll(dir string) error {
 	return syncDir(parent)
 }
 
-// check refuses directories in which others could put a token.
+// check refuses directories where other users could put a token.
 func (s *Store) check(dir string) error {
 	for _, path := range []string{s.Dir, dir} {
 		link, err := os.Lstat(path)

@@ -17,21 +17,21 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// An update is one call of Update, which has the lock.
+// An update is one call of Update, which holds the lock.
 type update struct {
 	ctx  context.Context
 	dir  string
 	lock *flock.Flock
 
-	mu    sync.Mutex // guards what follows: nobody keeps fn from calling save later
+	mu    sync.Mutex // guards what follows: fn may leave a save behind that runs later
 	over  bool       // the lock is gone
-	value []byte     // what the file has
+	value []byte     // the content of the file
 	next  *os.File   // room for the next value; nil after a save
 }
 
 // begin locks the directory of a key, and prepares a save.
 func begin(ctx context.Context, dir string) (*update, error) {
-	// A Flock of its own: goroutines that share one do not exclude each other.
+	// Its own Flock, because goroutines that share one do not exclude each other.
 	u := &update{ctx: ctx, dir: dir}
 	u.lock = flock.New(u.path(lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR))
 	locked, err := u.lock.TryLock()
@@ -58,7 +58,7 @@ func (u *update) prepare() (err error) {
 	return u.reserve()
 }
 
-// end gives the lock back.
+// end releases the lock.
 func (u *update) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -67,7 +67,7 @@ func (u *update) end() {
 	u.lock.Close()
 }
 
-// sweep removes what processes that were killed have left behind.
+// sweep removes files that killed processes have left.
 func (u *update) sweep() error {
 	entries, err := os.ReadDir(u.dir)
 	if err != nil {
@@ -86,11 +86,11 @@ func (u *update) sweep() error {
 // pendingPrefix begins the name of a file that will replace another.
 const pendingPrefix = "." + tokenFile
 
-// reserved is room for any value but an unusual one.
+// reserved has room for all but unusual values.
 const reserved = 16 << 10
 
 // reserve makes a file for the next value with room for it, so that a full disk, a
-// quota or a read-only file system shows before fn is called.
+// quota or a read-only file system causes an error before fn is called.
 func (u *update) reserve() error {
 	next, err := os.CreateTemp(u.dir, pendingPrefix)
 	if err != nil {
@@ -138,7 +138,7 @@ func (u *update) save(value []byte) error {
 	return syncDir(u.dir)
 }
 
-// replace writes over what was reserved, for which there is room.
+// replace overwrites the reserved space with the value.
 func (u *update) replace(value []byte) error {
 	if _, err := u.next.WriteAt(value, 0); err != nil {
 		return err
@@ -155,7 +155,7 @@ func (u *update) replace(value []byte) error {
 	return persist(u.ctx, forEver, func() error { return rename(u.next.Name(), u.path(tokenFile)) })
 }
 
-// lost tells why the value may not be replaced any more: somebody may have
+// lost returns an error if the value must not be replaced any more: a user may have
 // removed the lock or changed the value by hand.
 func (u *update) lost() error {
 	if u.over {
@@ -184,7 +184,7 @@ func (u *update) lost() error {
 
 func (u *update) path(name string) string { return filepath.Join(u.dir, name) }
 
-// read returns what a file holds, nil if there is none. It refuses one that
+// read returns the content of a file, or nil if there is none. It refuses a file that
 // others could have read.
 func read(ctx context.Context, path string) ([]byte, error) {
 	var f *os.File
@@ -218,7 +218,8 @@ const (
 	forEver  = time.Duration(1<<63 - 1)
 )
 
-// persist calls fn until no other program is in its way, ctx ends, or the time is over.
+// persist calls fn until no other program prevents it, until ctx ends, or until the
+// time is over.
 func persist(ctx context.Context, most time.Duration, fn func() error) error {
 	for begin := time.Now(); ; {
 		err := fn()

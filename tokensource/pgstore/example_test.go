@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -39,4 +40,18 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer resp.Body.Close()
+}
+
+// A table with a name of your own, in a schema of its own.
+func ExampleStore_table() {
+	pool, err := pgxpool.New(context.Background(), os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	create := strings.Replace(pgstore.CreateTable, "tokentripper_tokens", "auth.tokens", 1)
+	if _, err := pool.Exec(context.Background(), create); err != nil {
+		log.Fatal(err)
+	}
+	_ = &pgstore.Store{Pool: pool, Table: "auth.tokens"}
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// The lock's life.
+// Bounds of the lock's life.
 const (
 	grace       = 2 * time.Second  // beyond the deadline of the context
-	defaultLife = 30 * time.Second // where there is no deadline
+	defaultLife = 30 * time.Second // if there is no deadline
 	releaseTime = 3 * time.Second
 )
 
@@ -22,17 +22,18 @@ const (
 type lock struct {
 	store  *Store
 	key    string
-	holder string // not a number that counts: after a failover, another process may count to the same
+	holder string // not a counter, because after a failover another process may count to the same number
 
-	// known is what the value may be, nil for none: what was there last or, where an answer
-	// was lost, what was to be saved. The last is the newest.
+	// known is what the value may be, nil for none: the last value or, after a lost
+	// answer, one that was to be saved. The last is the newest.
 	known [][]byte
 }
 
 // The statements.
 const (
-	// Others who look while the lock is held must not write, nor wait for who saves. So they
-	// read first. ON CONFLICT is for those who come at the same moment.
+	// Callers that try while the lock is held must neither write nor wait for a save.
+	// So the statement reads first. ON CONFLICT is for callers that try at the same
+	// moment.
 	lockStatement = `INSERT INTO %[1]s AS t (key, holder, held_until)
 		SELECT $1, $2, now() + $3 * interval '1 millisecond'
 		WHERE NOT EXISTS (SELECT FROM %[1]s WHERE key = $1 AND holder <> $2 AND held_until > now())
@@ -40,7 +41,7 @@ const (
 		WHERE t.holder IS NULL OR t.holder = $2 OR t.held_until <= now()
 		RETURNING value`
 
-	// array_position finds NULL, too.
+	// array_position also finds NULL.
 	saveStatement = `UPDATE %[1]s SET value = $3
 		WHERE key = $1 AND holder = $2 AND array_position($4::bytea[], value) IS NOT NULL
 		RETURNING true`
@@ -50,8 +51,8 @@ const (
 		RETURNING true`
 )
 
-// lock tries to take the lock. It does so to the end, whatever becomes of ctx: a lock whose
-// statement is cancelled may be taken all the same, later than it is released.
+// lock tries to take the lock. It does not stop when ctx ends, because a cancelled
+// statement may still take the lock after the release.
 func (s *Store) lock(ctx context.Context, key string) (*lock, error) {
 	l := &lock{store: s, key: key, holder: rand.Text()}
 	var value []byte
@@ -60,14 +61,14 @@ func (s *Store) lock(ctx context.Context, key string) (*lock, error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, fmt.Errorf("pgstore: %w", tokensource.ErrLocked)
 	case err != nil:
-		l.release(ctx) // it may be an error of the answer alone
+		l.release(ctx) // possibly only the answer was lost
 		return nil, fmt.Errorf("pgstore: lock: %w", err)
 	}
 	l.known = [][]byte{value}
 	return l, nil
 }
 
-// life returns how long the lock lives, from the moment that Postgres sets it.
+// life returns how long the lock lasts from the moment when Postgres sets it.
 func life(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -76,7 +77,7 @@ func life(ctx context.Context) time.Duration {
 	return time.Until(deadline) + grace
 }
 
-// value returns a copy of what was there when the lock was taken; nil if there was none.
+// value returns a copy of the value when the lock was taken, or nil if there was none.
 func (l *lock) value() []byte {
 	if l.known[0] == nil {
 		return nil
@@ -84,8 +85,8 @@ func (l *lock) value() []byte {
 	return append([]byte{}, l.known[0]...)
 }
 
-// save replaces the value. It may be called again after an error: the value may have been
-// replaced although no answer came, and may be so late.
+// save replaces the value. It may be called again after an error: Postgres may have
+// replaced the value although no answer came, or may do so later.
 func (l *lock) save(ctx context.Context, value []byte) error {
 	value = append([]byte{}, value...)
 	l.known = append(l.known, value)
@@ -102,8 +103,8 @@ func (l *lock) save(ctx context.Context, value []byte) error {
 
 var errLost = fmt.Errorf("pgstore: the lock was lost, or the value was changed meanwhile: %w", tokensource.ErrLocked)
 
-// release gives the lock up if it is still this one, whatever has become of ctx. If it
-// fails, the lock's time runs out.
+// release releases the lock if this lock still holds, even after the end of ctx. If it
+// fails, the lock expires.
 func (l *lock) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()

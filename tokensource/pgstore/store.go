@@ -1,44 +1,47 @@
-// Package pgstore keeps the tokens of [tokensource.Stored] in Postgres, for
-// processes on many machines. Postgres must be of version 9.5 or later; the tests run 15. The
-// table is made by [CreateTable].
+// Package pgstore keeps the tokens of [tokensource.Stored] in Postgres, for processes
+// on many machines. It needs Postgres 9.5 or later; the tests run 15. [CreateTable]
+// makes the table for a [Store].
 //
 // # The lock
 //
-// The row of a key tells who holds its lock, and until when. An advisory lock or a
-// row locked by SELECT FOR UPDATE would end with its connection: after a
-// failover, a timeout of idle transactions or pg_terminate_backend, a second
-// process would spend the refresh token that the first is exchanging. The price is that
-// the lock of a process that was killed lives until its time is over.
+// The row of a key says who holds its lock, and until when. An advisory lock or a row
+// locked by SELECT FOR UPDATE would end with its connection: after a failover, a
+// timeout of idle transactions or pg_terminate_backend, a second process would spend
+// the refresh token that the first is exchanging. The price is that the lock of a
+// killed process lasts until it expires.
 //
-// Each operation is one statement, which commits by itself. No transaction is open while
-// a token is obtained, and a session keeps nothing, so PgBouncer may be in transaction mode.
-// Each statement may run twice. So a statement is sent again, at most two times, after a lost
-// connection, a serialization failure or a timeout of the server, and while the server
-// has no connection left or is starting.
+// Each operation is one statement, which commits by itself. No transaction is open
+// while a token is obtained, and a session keeps no state, so PgBouncer may be in
+// transaction mode. Each statement may run twice. So a statement is sent again, at most
+// two times, after a lost connection, a serialization failure or a timeout of the
+// server, and while the server has no free connection or is starting.
 //
-// # While Postgres is away
+// # While Postgres is unavailable
 //
-// A Store waits at most 5 s for an answer of Postgres. What happens then is up to
-// [tokensource.Stored]: every process goes on with its token as long as that is good, and
-// no refresh token is spent without the lock.
+// A Store waits at most 5 s for an answer of Postgres. [tokensource.Stored] decides
+// what happens then: every process goes on with its token as long as the token is good,
+// and no refresh token is spent without the lock.
 //
 // # What Postgres may lose
 //
-// When a lock or a value is lost, two processes may spend the same refresh token,
-// and strict servers end the login for that. To lose nothing:
+// When a lock or a value is lost, two processes may spend the same refresh token, and
+// strict servers end the login for that. To lose nothing:
 //
-//   - synchronous_commit on, as it is by default, for the role and the database. With off,
-//     a crash may lose what was saved in the last second.
-//   - Replication is asynchronous by default: a failover may lose the last save and lock.
-//     Name replicas in synchronous_standby_names, and promote one of these.
-//   - The clocks of all servers that may be promoted agree within a second.
-//   - A backup brings an old refresh token back. Log in again after it was restored.
+//   - Leave synchronous_commit on, the default, for the role and the database. With
+//     off, a crash may lose the saves of the last second.
+//   - Replication is asynchronous by default: a failover may lose the last save and
+//     lock. Name replicas in synchronous_standby_names, and promote one of these.
+//   - Keep the clocks of all servers that may be promoted within a second of each
+//     other.
+//   - A restored backup brings an old refresh token back. Log in again after the
+//     restore.
 //
 // Connect to the primary. With many hosts in the connection string, set
 // target_session_attrs=read-write. A replica is an error.
 //
-// Values are the tokens themselves: backups, replicas and, if parameters are logged, the
-// server's log hold them. Put [tokensource.Encrypted] over a Store, with a key that is kept elsewhere.
+// The values are the tokens themselves. Backups, replicas and, if parameters are
+// logged, the server's log contain them. Put [tokensource.Encrypted] over a Store, with
+// a key that is kept elsewhere.
 package pgstore
 
 import (
@@ -54,9 +57,9 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// CreateTable is the statement that makes the table, for your migrations. A Store needs the
-// rights to SELECT, INSERT and UPDATE. Rows that nobody has locked for
-// a while may be deleted:
+// CreateTable is the statement that makes the table, for your migrations. A Store needs
+// the rights to SELECT, INSERT and UPDATE. You may delete rows that have not been
+// locked for a while:
 //
 //	DELETE FROM tokentripper_tokens WHERE held_until < now() - interval '90 days'
 const CreateTable = `CREATE TABLE IF NOT EXISTS tokentripper_tokens (
@@ -66,17 +69,17 @@ const CreateTable = `CREATE TABLE IF NOT EXISTS tokentripper_tokens (
 	held_until timestamptz NOT NULL  -- when the lock ends, or has ended
 )`
 
-// A Store is a [tokensource.Store] in a table of Postgres. Only Pool must be set.
+// A Store is a [tokensource.Store] in a table of Postgres. You must set Pool only.
 //
-// Errors hold nothing of a value. A Store is safe for concurrent use; its fields
-// must not be changed once it is in use.
+// Errors hold nothing of a value. A Store is safe for concurrent use. You must not
+// change its fields once it is in use.
 type Store struct {
-	// Pool connects to Postgres. The caller closes it, after the last call of the Store. An
-	// Update takes no connection of it while fn runs.
+	// Pool connects to Postgres. You close it after the last call of the Store. An
+	// Update holds no connection of Pool while fn runs.
 	Pool *pgxpool.Pool
 
-	// Table is the name of a table like that of CreateTable, for instance tokens or auth.tokens.
-	// Empty means tokentripper_tokens, where the search_path finds it.
+	// Table is the name of a table like that of CreateTable, for example tokens or
+	// auth.tokens. Empty means tokentripper_tokens in the search_path.
 	Table string
 }
 
@@ -91,7 +94,7 @@ const (
 
 var errReplica = errors.New("the server is a replica")
 
-// Load returns the value of key, nil if there is none.
+// Load returns the value of key, or nil if there is none.
 func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	var replica bool
 	var value []byte
@@ -105,15 +108,15 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	return value, nil
 }
 
-// Update is as [tokensource.Store] has it. The lock lives until 2 s after ctx's
-// deadline, or for 30 s if ctx has none; so long does that of a process that was
-// killed. Where Postgres refuses to write it, fn is not called.
+// Update implements [tokensource.Store]. The lock lasts until 2 s after ctx's deadline,
+// or for 30 s if ctx has none, even if the process is killed. If Postgres refuses to
+// write the lock, fn is not called.
 //
-// save is one statement: it replaces the value if the lock is still this call's and the
-// value what fn was given or has saved. A save whose answer was lost may be called
-// again, with the same value or another.
+// save is one statement. It replaces the value if this call still holds the lock, and
+// the value is the one that fn received or has saved. After a lost answer fn may call
+// save again, with the same value or another.
 //
-// While the lock is taken, Update waits for Postgres, at most 5 s, even if ctx ends.
+// While Update takes the lock, it waits at most 5 s for Postgres, even if ctx ends.
 func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -129,8 +132,8 @@ func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, sa
 	return fn(l.value(), func(value []byte) error { return l.save(ctx, value) })
 }
 
-// do runs a statement for the table, and again if that may help. It scans the
-// row, and returns pgx.ErrNoRows if there is none.
+// do runs a statement for the table, and repeats it if that may help. It scans the row,
+// and returns pgx.ErrNoRows if there is none.
 func (s *Store) do(ctx context.Context, statement string, args []any, row ...any) error {
 	if s.Pool == nil {
 		return errors.New("Store.Pool is nil")
@@ -138,7 +141,7 @@ func (s *Store) do(ctx context.Context, statement string, args []any, row ...any
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSilent)
 	defer cancel()
 	statement = fmt.Sprintf(statement, s.table())
-	// This mode prepares no statement that has a name: PgBouncer would lose it.
+	// This mode prepares no named statement, which PgBouncer would lose.
 	args = append([]any{pgx.QueryExecModeExec}, args...)
 	for try := 1; ; try++ {
 		err := discreet(s.Pool.QueryRow(ctx, statement, args...).Scan(row...))
@@ -166,7 +169,7 @@ func (s *Store) table() string {
 	return pgx.Identifier(strings.Split(s.Table, ".")).Sanitize()
 }
 
-// discreet takes out of an error what the server tells of a row.
+// discreet removes from an error what the server says about a row.
 func discreet(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		e.Detail, e.Where = "", ""
@@ -178,7 +181,7 @@ func discreet(err error) error {
 func transient(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
-		return !errors.Is(err, pgx.ErrNoRows) // something about the connection
+		return !errors.Is(err, pgx.ErrNoRows) // a failure of the connection
 	}
 	switch e.Code[:min(2, len(e.Code))] {
 	case "08", // connection exception, also PgBouncer's

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -59,11 +60,11 @@ func ExampleStore_sentinel() {
 	}
 }
 
-// In a cluster each master has a replica.
+// In a cluster each master has a replica. A login that was not used for 90 days is removed.
 func ExampleStore_cluster() {
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"redis-1.internal:6379", "redis-2.internal:6379"}})
 	defer client.Close()
-	_ = &redisstore.Store{Client: client, Replicas: 1}
+	_ = &redisstore.Store{Client: client, Replicas: 1, TTL: 90 * 24 * time.Hour}
 }
 
 // Redis and its backups need not see the tokens. The key comes from wherever

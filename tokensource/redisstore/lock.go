@@ -13,13 +13,13 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// The lock's life.
+// Bounds of the lock's life.
 const (
 	grace       = 2 * time.Second  // beyond the deadline of the context
-	defaultLife = 30 * time.Second // where there is no deadline
+	defaultLife = 30 * time.Second // if there is no deadline
 )
 
-// Waiting times of an unlock that failed.
+// Waiting times after an unlock that failed.
 const (
 	firstWait   = 100 * time.Millisecond
 	longestWait = time.Second
@@ -29,22 +29,22 @@ const (
 type lock struct {
 	store   *Store
 	name    string    // of the value
-	content string    // tells it from the locks of others
-	end     time.Time // by then it has expired, if Redis has set it at all
-	held    bool      // an answer said that it is set
+	content string    // distinguishes it from other locks
+	end     time.Time // it has expired by then, if Redis has set it at all
+	held    bool      // an answer confirmed that it is set
 
-	// known is what the value may be: what was there last or, where an answer
-	// was lost, what was to be saved. See pack.
+	// known is what the value may be: the last value or, after a lost answer, one that
+	// was to be saved. See pack.
 	known []string
 }
 
-// pack tells a value from none, in an argument of a script.
+// pack makes a script's argument from a value, which differs from the one for no value.
 func pack(value string) string { return "+" + value }
 
 const packedNone = "-"
 
-// lock tries once. It returns the value as well, nil if there is none. A lock that may
-// be set although no answer came is taken off again.
+// lock tries once. It also returns the value, nil if there is none. If the lock may be
+// set although no answer came, it is removed again.
 func (s *Store) lock(ctx context.Context, name string) (*lock, []byte, error) {
 	life := life(ctx)
 	l := &lock{store: s, name: name, content: rand.Text(), end: time.Now().Add(life)}
@@ -71,7 +71,7 @@ func (s *Store) lock(ctx context.Context, name string) (*lock, []byte, error) {
 	return l, []byte(packed[1:]), nil
 }
 
-// life returns how long the lock lives, from the moment that Redis sets it.
+// life returns how long the lock lasts from the moment when Redis sets it.
 func life(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -80,9 +80,9 @@ func life(ctx context.Context) time.Duration {
 	return time.Until(deadline) + grace
 }
 
-// unlock removes the lock if it is still this one, whatever has become of ctx. If that
-// fails it goes on trying until the lock has expired: after a failover, the new
-// master may have it.
+// unlock removes the lock if this lock still holds, even after the end of ctx. If that
+// fails, it keeps trying until the lock has expired, because after a failover the new
+// master may have the lock.
 func (l *lock) unlock(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	if !l.tryUnlock(ctx) {
@@ -99,8 +99,8 @@ func (l *lock) keepUnlocking(ctx context.Context) {
 	}
 }
 
-// tryUnlock reports whether there is no use in another try. A master that has lost its
-// replicas may be a former one: the lock that they acknowledged is still at the next.
+// tryUnlock reports whether another try is useless. A master without its replicas may
+// be a former one; the next master still has the lock that they acknowledged.
 func (l *lock) tryUnlock(ctx context.Context) bool {
 	_, err := do(ctx, l.store.Client, func(ctx context.Context) (any, error) {
 		return l.store.write(ctx, unlockScript, l.name, l.content)
@@ -109,8 +109,8 @@ func (l *lock) tryUnlock(ctx context.Context) bool {
 	return err == nil || slow && !l.held || errors.Is(err, redis.ErrClosed)
 }
 
-// save replaces the value. It may be called again after an error: the value may
-// have been replaced although no answer came, and may be so late.
+// save replaces the value. It may be called again after an error: Redis may have
+// replaced the value although no answer came, or may do so later.
 func (l *lock) save(ctx context.Context, value []byte) error {
 	packed := pack(string(value))
 	l.known = slices.DeleteFunc(l.known, func(k string) bool { return k == packed })
@@ -134,8 +134,8 @@ func (l *lock) save(ctx context.Context, value []byte) error {
 	return nil
 }
 
-// withoutArguments cuts off what a server says of a command that it does not
-// know: how its arguments begin, the value among them.
+// withoutArguments removes the beginning of a command's arguments, which include the
+// value, from a server's error about an unknown command.
 func withoutArguments(err error) error {
 	if text, _, ok := strings.Cut(err.Error(), ", with args beginning with"); ok {
 		return errors.New(text)
@@ -149,15 +149,15 @@ var (
 	errChanged = fmt.Errorf("redisstore: the value was changed meanwhile: %w", tokensource.ErrLocked)
 )
 
-// The keys of all scripts are the value and its lock, the first argument is
-// what the lock holds if it is ours. Each may arrive twice, as the client tries again
-// when an answer is lost.
+// The keys of all scripts are the value and its lock. The first argument is the content
+// of our lock. Each script may arrive twice, because the client tries again after a
+// lost answer.
 //
-// lockScript's other argument is the life. It returns the value, packed.
+// The other argument of lockScript is the life. It returns the value, packed.
 //
-// saveScript's other arguments are the TTL, and packed what the value may be.
-// The last of these is what it is to be: if it is so already, this is the
-// second time that the script arrives.
+// The other arguments of saveScript are the TTL and, packed, what the value may be. The
+// last of these is the new value: if the value is already the new one, the script has
+// arrived a second time.
 var (
 	lockScript = redis.NewScript(`
 local value = redis.call('GET', KEYS[1])

@@ -9,22 +9,24 @@ import (
 )
 
 // A ReplicasError says that fewer replicas than [Store.Replicas] have acknowledged a
-// write within a second. The server has it nevertheless, and perhaps some replicas.
+// write within a second. The server has the write nevertheless, and possibly some
+// replicas.
 type ReplicasError struct {
 	Acknowledged, Required int
 }
 
-// Error tells both numbers.
+// Error returns both numbers.
 func (e *ReplicasError) Error() string {
 	return fmt.Sprintf("acknowledged by %d replicas within %v, want %d", e.Acknowledged, ackTime, e.Required)
 }
 
 const ackTime = time.Second
 
-// write runs a script on a value and its lock. A [ReplicasError] comes beside the answer.
+// write runs a script on a value and its lock. It returns a [ReplicasError] together
+// with the answer.
 //
-// It sends the script itself, not its hash: WAIT speaks of what its own connection has
-// written, so both go in one pipeline, which cannot know whether the hash is known.
+// It sends the script itself, not its hash. WAIT concerns only the writes of its own
+// connection, so both go in one pipeline, which cannot react to an unknown hash.
 func (s *Store) write(ctx context.Context, script *redis.Script, name string, args ...any) (any, error) {
 	keys := []string{name, name + ":lock"}
 	if s.Replicas <= 0 {
@@ -50,8 +52,8 @@ func (s *Store) write(ctx context.Context, script *redis.Script, name string, ar
 	return answer.Val(), nil
 }
 
-// master returns the client of the server that has name. In a cluster, a pipeline of the
-// whole would send WAIT to any server.
+// master returns the client of the server that has name. In a cluster, a pipeline of
+// the cluster's client would send WAIT to any server.
 func (s *Store) master(ctx context.Context, name string) (*redis.Client, error) {
 	if cluster, ok := s.Client.(*redis.ClusterClient); ok {
 		return cluster.MasterForKey(ctx, name)
@@ -59,7 +61,7 @@ func (s *Store) master(ctx context.Context, name string) (*redis.Client, error) 
 	return s.Client.(*redis.Client), nil
 }
 
-// countsReplicas reports whether master knows what to do. A Ring has no replicas.
+// countsReplicas reports whether master supports the client. A Ring has no replicas.
 func (s *Store) countsReplicas() bool {
 	switch s.Client.(type) {
 	case *redis.Client, *redis.ClusterClient:

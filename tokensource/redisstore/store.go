@@ -1,57 +1,57 @@
-// Package redisstore keeps the tokens of [tokensource.Stored] in Redis, for
-// processes on many machines. Redis must be of version 6.2 or later, or speak
-// its protocol.
+// Package redisstore keeps the tokens of [tokensource.Stored] in Redis, for processes
+// on many machines. It needs a server that speaks the protocol of Redis 6.2 or later.
+// Make a [Store] and pass it to Stored.
 //
-// # While Redis is away
+// # While Redis is unavailable
 //
-// A Store waits at most 5 s for an answer of Redis, whatever the timeouts of
-// the client. What happens then is up to [tokensource.Stored]: every process
-// goes on with its token as long as that is good. Sources such as
-// [tokensource.ClientCredentials] obtain tokens without Redis if
-// Stored.Unshared is set. A refresh token is not spent without the lock: those
-// who need a new token wait or get a [tokensource.StoreError], and go on by
-// themselves when Redis is back.
+// A Store waits at most 5 s for an answer of Redis, whatever the timeouts of the
+// client. [tokensource.Stored] decides what happens then: every process goes on with
+// its token as long as the token is good. If Stored.Unshared is set, sources such as
+// [tokensource.ClientCredentials] obtain tokens without Redis. A refresh token is not
+// spent without the lock: callers that need a new token wait or get a
+// [tokensource.StoreError], and go on automatically when Redis is available again.
 //
 // # What Redis may lose
 //
-// When a lock is lost, two processes may spend the same refresh token, and strict servers
-// end the login for that. The worst case is [tokensource.ErrReauthenticate] and a new
-// login, whose token Set saves for everybody. When a value is lost, a process that knows the
-// newest token saves it again, and no refresh token is spent for 45 s: see
-// [tokensource.Stored]. To lose nothing:
+// When a lock is lost, two processes may spend the same refresh token, and strict
+// servers end the login for that. The worst case is [tokensource.ErrReauthenticate] and
+// a new login, whose token Set saves for all processes. When a value is lost, a process
+// that knows the newest token saves it again, and no refresh token is spent for 45 s:
+// see [tokensource.Stored]. To lose nothing:
 //
-//   - appendonly yes and appendfsync always. With everysec, a crash may lose the
-//     last second or two. Without appendonly, a restart is as bad as FLUSHALL, or
-//     brings back what was old.
-//   - maxmemory-policy noeviction. Any other policy, volatile-lru too, may evict
-//     a lock.
+//   - Set appendonly yes and appendfsync always. With everysec, a crash may lose the
+//     last second or two. Without appendonly, a restart has the effect of FLUSHALL, or
+//     brings old values back.
+//   - Set maxmemory-policy noeviction. Any other policy, also volatile-lru, may evict a
+//     lock.
 //   - Replication is asynchronous: a failover may lose the last save and lock, unless
 //     Store.Replicas is the number of all replicas of a master. See below.
-//   - No redis.Ring: one that misses a shard looks for its keys on another.
+//   - Do not use redis.Ring: if it misses a shard, it looks for the keys on another.
 //
 // # Failover
 //
-// Set Store.Replicas to the number of replicas that each master has. No refresh token is
-// spent then before all of them have the lock, and no lock is freed before they have the
-// new token. With a smaller number, a replica without them may be promoted: Sentinel compares
-// how far replicas are by what it learned up to 5 s ago.
+// Set Store.Replicas to the number of replicas that each master has. Then no refresh
+// token is spent before all of them have the lock, and no lock is freed before all have
+// the new token. With a smaller number, a replica without them may be promoted, because
+// Sentinel compares the progress of replicas by information that is up to 5 s old.
 //
 // While too few replicas are attached, no refresh token is spent, and the error is a
-// [ReplicasError]. That is so from a failover until the server that failed is back as a
+// [ReplicasError]. This lasts from a failover until the failed server is back as a
 // replica. All processes go on with their token as long as it is good.
 //
 // min-replicas-to-write is no substitute. It refuses writes if too few replicas have
-// reported within min-replicas-max-lag, 10 s by default. It does not wait until they have
-// what is written.
+// reported within min-replicas-max-lag, 10 s by default. It does not wait until they
+// have the write.
 //
 // A master that restarts without its data, before a replica is promoted, empties its
-// replicas. Don't restart it by itself, or let it keep its data.
+// replicas. Do not restart it automatically, or let it keep its data.
 //
-// The client of a cluster looks for new masters once a minute only. A Store makes it look
-// after each error, so the default settings of the client are good enough.
+// A cluster's client looks for new masters only once a minute. A Store makes it look
+// after each error, so the default settings of the client suffice.
 //
-// Values are the tokens themselves: MONITOR and SLOWLOG show them, the append-only file and backups hold
-// them. Put [tokensource.Encrypted] over a Store, with a key that is kept elsewhere.
+// The values are the tokens themselves. MONITOR and SLOWLOG show them; the append-only
+// file and backups contain them. Put [tokensource.Encrypted] over a Store, with a key
+// that is kept elsewhere.
 package redisstore
 
 import (
@@ -65,36 +65,35 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// A Store is a [tokensource.Store] in Redis: a single server, one with
-// replicas, or a cluster. Only Client must be set.
+// A Store is a [tokensource.Store] in Redis: a single server, one with replicas, or a
+// cluster. You must set Client only.
 //
-// Each key has a value and, during an Update, a lock that expires by itself.
-// In Redis they are called Prefix{key} and Prefix{key}:lock, where %25, %7B and
-// %7D stand for a percent sign and braces in the key. Of them the Store needs
-// the commands GETEX, GET, SET, DEL and EVAL, and WAIT if Replicas is set.
+// Each key has a value and, during an Update, a lock that expires by itself. Their
+// names in Redis are Prefix{key} and Prefix{key}:lock, where %25, %7B and %7D stand for
+// a percent sign and braces in the key. On these keys the Store needs the commands
+// GETEX, GET, SET, DEL and EVAL, and WAIT if Replicas is set.
 //
-// Errors hold nothing of a value. A Store is safe for concurrent use; its fields
-// must not be changed once it is in use.
+// Errors hold nothing of a value. A Store is safe for concurrent use. You must not
+// change its fields once it is in use.
 type Store struct {
-	// Client is the connection to Redis. The caller closes it, after the last
-	// call of the Store.
+	// Client is the connection to Redis. You close it after the last call of the Store.
 	//
-	// Values are always read from the master, even if Client reads from
-	// replicas otherwise.
+	// Values are always read from the master, even if Client otherwise reads from
+	// replicas.
 	Client redis.UniversalClient
 
-	// Prefix begins all names in Redis. It may be empty, and holds no braces.
+	// Prefix begins all names in Redis. It may be empty, and must not contain braces.
 	Prefix string
 
-	// TTL is how long a value is kept after it was last saved. Zero means for
-	// ever. It must be longer than a refresh token lives while nobody uses it:
-	// what has expired is as good as lost.
+	// TTL is how long a value is kept after it was last saved. Zero means no limit. It
+	// must be longer than an unused refresh token lives, because an expired value is
+	// lost.
 	TTL time.Duration
 
 	// Replicas is how many replicas must acknowledge a lock before fn is called, and a
-	// value before save succeeds (the command WAIT). If fewer do so within 1 s, the error
-	// is a [ReplicasError]. Each lock, save and unlock takes a round trip between
-	// the servers longer. Zero waits for no replica.
+	// value before save succeeds (the command WAIT). If fewer do so within 1 s, the
+	// error is a [ReplicasError]. Each lock, save and unlock takes longer by a round
+	// trip between the servers. Zero means that no replica need acknowledge.
 	//
 	// Client must then be a *redis.Client, with or without Sentinel, or a
 	// *redis.ClusterClient. Its ReadTimeout must be longer than 1 s.
@@ -103,18 +102,18 @@ type Store struct {
 
 var _ tokensource.Store = (*Store)(nil)
 
-// patience is how long Redis may take to answer. The default timeouts of a
-// client add up to minutes: so long nobody would learn that Redis is away.
+// patience is how long Redis may take to answer. The default timeouts of a client add
+// up to minutes, too long to notice that Redis is unavailable.
 const patience = 5 * time.Second
 
-// Load returns the value of key, nil if there is none.
+// Load returns the value of key, or nil if there is none.
 func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	name, err := s.name(key)
 	if err != nil {
 		return nil, err
 	}
-	// GETEX counts as a write. So it goes to the master, and a replica refuses
-	// it, where GET would return what may be old.
+	// GETEX counts as a write. So it goes to the master, and a replica refuses it,
+	// while GET might return an old value.
 	value, err := do(ctx, s.Client, func(ctx context.Context) (string, error) {
 		return s.Client.GetEx(ctx, name, redis.KeepTTL).Result()
 	})
@@ -127,14 +126,14 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	return []byte(value), nil
 }
 
-// Update is as [tokensource.Store] has it. The lock lives until 2 s after ctx's
-// deadline, or for 30 s if ctx has none; so long does that of a process that was
-// killed. Where Redis refuses to set it, because it is a replica or out of memory, or
-// refuses the scripts that save and unlock, fn is not called.
+// Update implements [tokensource.Store]. The lock lasts until 2 s after ctx's deadline,
+// or for 30 s if ctx has none, even if the process is killed. fn is not called if Redis
+// refuses to set the lock, because it is a replica or out of memory, or if it refuses
+// the scripts that save and unlock.
 //
-// save is one script: it replaces the value if the lock is still this call's and
-// the value what fn was given or has saved. A save whose answer was lost may be
-// called again, with the same value or another.
+// save is one script. It replaces the value if this call still holds the lock, and the
+// value is the one that fn received or has saved. After a lost answer fn may call save
+// again, with the same value or another.
 func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
 	name, err := s.name(key)
 	if err != nil {
@@ -148,8 +147,9 @@ func (s *Store) Update(ctx context.Context, key string, fn func(value []byte, sa
 	return fn(value, func(value []byte) error { return l.save(ctx, value) })
 }
 
-// name returns the name of key's value. The braces make Redis Cluster keep it
-// and its lock in one place; of the key itself it would heed only a part if it held any.
+// name returns the name of key's value. The braces make Redis Cluster keep the value
+// and its lock in one place. Braces in the key would limit this to a part of the key,
+// so they are replaced.
 func (s *Store) name(key string) (string, error) {
 	switch {
 	case s.Client == nil:
@@ -166,7 +166,7 @@ func (s *Store) name(key string) (string, error) {
 
 var braces = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D")
 
-// ttl returns TTL in milliseconds; zero means for ever.
+// ttl returns TTL in milliseconds; zero means no limit.
 func (s *Store) ttl() int64 {
 	if s.TTL <= 0 {
 		return 0
@@ -174,11 +174,12 @@ func (s *Store) ttl() int64 {
 	return max(1, s.TTL.Milliseconds())
 }
 
-// do waits for f until ctx ends, or patience does. Clients heed a context
-// before they send a command, not after: f may go on, and do its work late.
+// do waits for f until ctx ends or patience is over. Clients check a context before
+// they send a command, not after: f may go on and take effect later.
 //
-// After an error the client of a cluster asks who the masters are. By itself it asks once a
-// minute, and when a server redirects it, which a server that is gone does not.
+// After an error it makes a cluster's client ask for the masters. By itself the client
+// asks once a minute, and when a server redirects it, which a failed server does not
+// do.
 func do[T any](ctx context.Context, client redis.UniversalClient, f func(context.Context) (T, error)) (value T, err error) {
 	type result struct {
 		value T

@@ -17,7 +17,7 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// contract returns what [tokensource.Store] promises.
+// contract returns the subtests for the promises of [tokensource.Store].
 func contract() []behaviour {
 	return []behaviour{
 		{"a missing key is nil", missingKey},
@@ -43,7 +43,7 @@ func contract() []behaviour {
 
 const key = "storetest"
 
-// patience bounds what takes a moment. No good store needs much of it.
+// patience bounds what takes a moment. A good store needs little of it.
 const patience = 3 * time.Second
 
 func missingKey(t *testing.T, place func() opener) {
@@ -121,8 +121,8 @@ func lockOfTheSameHandle(t *testing.T, place func() opener) {
 	holdAndTry(t, store, store)
 }
 
-// holdAndTry checks that, while one holds the lock, the other is refused it, can
-// load, and gets it afterwards.
+// holdAndTry checks that while one holds the lock, the other is refused it, can load,
+// and gets it afterwards.
 func holdAndTry(t *testing.T, one, other tokensource.Store) {
 	put(t, one, key, []byte("old"))
 	err := one.Update(bounded(t), key, func(_ []byte, save func([]byte) error) error {
@@ -160,8 +160,8 @@ func wantLocked(t *testing.T, s tokensource.Store) {
 	}
 }
 
-// noUpdateIsLost counts under the lock, and watches that nobody else does. Who has
-// the lock lets others try to get it first.
+// noUpdateIsLost counts under the lock, and checks that no other does so at the same
+// time. The holder of the lock lets others try first.
 func noUpdateIsLost(t *testing.T, place func() opener) {
 	const handles, goroutines, times = 4, 4, 5
 	open := place()
@@ -195,7 +195,7 @@ func noUpdateIsLost(t *testing.T, place func() opener) {
 	}
 }
 
-// count adds one to the stored number, once it has the lock.
+// count adds one to the stored number once it has the lock.
 func count(t *testing.T, s tokensource.Store, enter, leave, refused func()) {
 	for ctx := bounded(t); ; runtime.Gosched() {
 		err := s.Update(ctx, key, func(value []byte, save func([]byte) error) error {
@@ -308,7 +308,7 @@ func visibleAtOnce(t *testing.T, place func() opener) {
 	open := place()
 	store, other := open(), open()
 	put(t, other, key, []byte("old"))
-	want(t, store, key, []byte("old")) // both have seen it, and may remember it
+	want(t, store, key, []byte("old")) // both have read it, and may remember it
 	want(t, other, key, []byte("old"))
 	err := store.Update(bounded(t), key, func(_ []byte, save func([]byte) error) error {
 		err := save([]byte("new"))
@@ -321,7 +321,7 @@ func visibleAtOnce(t *testing.T, place func() opener) {
 	}
 }
 
-// lateSave is what happens to a process that has slept while its lock ran out.
+// lateSave is the case of a process that was suspended while its lock expired.
 func lateSave(t *testing.T, place func() opener) {
 	open := place()
 	store := open()

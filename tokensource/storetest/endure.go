@@ -8,13 +8,14 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Endure is one long scenario of [Processes], in a place that fails meanwhile: so many
-// processes rotate a refresh token so many times, and are killed at random moments.
-// disturb is called once, beside them. It ends connections, say, or moves the
-// place to another server, and returns soon after ctx has ended.
+// Endure is one long scenario of [Processes], with a store whose server fails
+// meanwhile: the given number of processes rotate a refresh token the given number of
+// times, and are killed at random moments. Endure calls disturb once, at the same time.
+// For example, disturb ends connections or makes the server fail over. It must return
+// soon after ctx has ended.
 //
-// Requests may fail while the place is away. Nobody may be logged out, but for the
-// kills that no store can help, which are counted.
+// Requests may fail while the server is unavailable. No user may be logged out, except
+// by kills that no store can help, which are counted.
 func Endure(t *testing.T, processes, rotations int, address func(t *testing.T) string, open func(address string) tokensource.Store,
 	disturb func(ctx context.Context)) {
 	p, parent := begin(t, address, open)
@@ -44,5 +45,5 @@ func Endure(t *testing.T, processes, rotations int, address func(t *testing.T) s
 	t.Logf("%d workers killed; %d of these had a refresh token from the server that was not saved", kills, windows)
 }
 
-// rotationsPerKill leaves some time for those that rotate.
+// rotationsPerKill leaves some time for the processes that rotate.
 const rotationsPerKill = 10

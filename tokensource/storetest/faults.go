@@ -8,8 +8,8 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// faults is a Store in which operations fail. A fault is asked before each
-// operation, and returns the error that takes its place; nil never does.
+// faults is a Store whose operations fail. Before each operation it asks a fault, which
+// returns the error to use instead, or nil for none.
 type faults struct {
 	tokensource.Store
 	load, save fault

@@ -21,7 +21,7 @@ import (
 
 // A plan is what all scenarios of one test have in common.
 type plan struct {
-	run     string // the value of -test.run that leads to the test
+	run     string // the value of -test.run that selects the test
 	address func(*testing.T) string
 	open    func(address string) tokensource.Store
 }
@@ -37,40 +37,40 @@ type fleet struct {
 	job     job // what all jobs have in common
 	workers []*process
 	killed  map[int]bool
-	judging bool            // the scenario will judge a refusal itself; at other times there may be none
-	lost    map[string]bool // refresh tokens of which it has found that they had to be refused
+	judging bool            // the scenario judges refusals itself; at other times there must be none
+	lost    map[string]bool // refresh tokens whose refusal was unavoidable
 	outages []outage
 	logins  int
 
-	disturbed bool // requests may fail because the store is away
+	disturbed bool // requests may fail because the store is unavailable
 }
 
-// An outage is the time from the death of a family of refresh tokens until all
-// workers have the token of a new login. Until then they have a right to fail.
+// An outage is the time from the death of a family of refresh tokens until all workers
+// have the token of a new login. Requests may fail during this time.
 type outage struct{ from, to time.Time }
 
-// A process is a worker that runs.
+// A process is a running worker.
 type process struct {
 	id     int
 	cmd    *exec.Cmd
 	in     *json.Encoder
 	close  func() error // closes in
 	stderr bytes.Buffer
-	ended  chan struct{} // closed when it is dead, and all that it said is noted
+	ended  chan struct{} // closed when it is dead and all its output is noted
 
 	// Guarded by front.mu.
-	done    []event // commands that it has obeyed
-	leaving bool    // its end is no surprise
+	done    []event // commands that it has carried out
+	leaving bool    // its end is expected
 }
 
-// goroutines is how many of each worker send requests.
+// goroutines is how many goroutines of each worker send requests.
 const goroutines = 2
 
 // patienceWithWorkers bounds each step of a scenario.
 const patienceWithWorkers = time.Minute
 
-// start starts workers over an empty store. They get tokens that are said to live
-// as long as told.
+// start starts workers over an empty store. The server says that their tokens live for
+// life.
 func (p plan) start(t *testing.T, workers int, life time.Duration) *fleet {
 	t.Helper()
 	srv := tokentest.NewServer(t)
@@ -95,7 +95,7 @@ func (p plan) start(t *testing.T, workers int, life time.Duration) *fleet {
 	return f
 }
 
-// add starts a worker that does not work yet.
+// add starts a worker that does not send requests yet.
 func (f *fleet) add() *process {
 	f.t.Helper()
 	f.job.Worker++
@@ -105,7 +105,7 @@ func (f *fleet) add() *process {
 	}
 	p := &process{id: f.job.Worker, ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], "-test.run="+f.run, "-test.timeout=10m")
-	// The race detector would make each of them wait for a second when it ends.
+	// The race detector would delay the end of each worker by a second.
 	p.cmd.Env = append(os.Environ(), workerEnv+"="+string(spec), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	p.cmd.Stderr = &p.stderr
 	in, err := p.cmd.StdinPipe()
@@ -125,7 +125,7 @@ func (f *fleet) add() *process {
 	return p
 }
 
-// listen notes what a worker says, until it is dead.
+// listen notes what a worker writes, until the worker is dead.
 func (f *fleet) listen(p *process, out io.Reader) {
 	defer close(p.ended)
 	lines := bufio.NewScanner(out)
@@ -157,7 +157,7 @@ func (f *fleet) listen(p *process, out io.Reader) {
 	})
 }
 
-// await waits until what is noted meets a condition.
+// await waits until the notes meet a condition.
 func (f *fleet) await(what string, met func() bool) {
 	f.t.Helper()
 	timer := time.NewTimer(patienceWithWorkers)
@@ -198,7 +198,7 @@ func (f *fleet) awaitRotations(n int) {
 	f.await(fmt.Sprint(n, " rotations"), func() bool { return len(f.front.rotations) >= n })
 }
 
-// awaitAnswers waits until each goroutine has got n more answers.
+// awaitAnswers waits until each goroutine has received n more answers.
 func (f *fleet) awaitAnswers(n int) {
 	f.t.Helper()
 	var before map[string]answered
@@ -212,7 +212,7 @@ func (f *fleet) awaitAnswers(n int) {
 	})
 }
 
-// awaitAnswersWithNewest waits until each goroutine has got n answers with the
+// awaitAnswersWithNewest waits until each goroutine has received n answers with the
 // newest token.
 func (f *fleet) awaitAnswersWithNewest(n int) {
 	f.t.Helper()
@@ -240,7 +240,7 @@ func (f *fleet) awaitRequests(n int) {
 	})
 }
 
-// awaitFailures waits until a request of each goroutine has failed.
+// awaitFailures waits until each goroutine has had a failed request.
 func (f *fleet) awaitFailures() {
 	f.t.Helper()
 	f.await("a failure of each", func() bool {
@@ -252,7 +252,7 @@ func (f *fleet) awaitFailures() {
 	})
 }
 
-// tell gives workers a command, and waits until all have obeyed.
+// tell sends workers a command, and waits until all have carried it out.
 func (f *fleet) tell(c command, to ...*process) {
 	f.t.Helper()
 	before := make(map[*process]int)
@@ -296,11 +296,11 @@ func (f *fleet) end(p *process, how func() error) {
 	how()
 }
 
-// finish lets the workers end, while none of them can have the lock: a worker that
-// ends in the midst of an exchange would be one more that is killed.
+// finish lets the workers end while none can have the lock: a worker that ends during
+// an exchange would count as killed.
 func (f *fleet) finish() {
 	f.t.Helper()
-	f.awaitAnswers(1) // nobody is locked out
+	f.awaitAnswers(1) // no worker is locked out
 	f.tell(command{Do: doStop}, f.workers...)
 	ctx, cancel := context.WithTimeout(context.Background(), patienceWithWorkers)
 	defer cancel()
@@ -325,7 +325,7 @@ func (f *fleet) finish() {
 	f.verify()
 }
 
-// key returns the store's key, which Stored tells if a load fails.
+// key returns the store's key, which Stored reports if a load fails.
 func (f *fleet) key() string {
 	_, err := f.job.stored(&faults{Store: f.store, load: failures(1)}).Token(context.Background(), nil)
 	if failure, ok := errors.AsType[*tokensource.StoreError](err); ok {

@@ -15,12 +15,12 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 )
 
-// A front stands before the token endpoint and the API of a tokentest server, and
-// writes down who gets what.
+// A front is a proxy before the token endpoint and the API of a tokentest server, which
+// notes who receives what.
 type front struct {
 	srv  *tokentest.Server
 	http *httptest.Server
-	life time.Duration // what tokens are said to live; zero: as the server says
+	life time.Duration // the stated lifetime of tokens; zero: the server's
 
 	mu        sync.Mutex // guards what follows
 	changed   chan struct{}
@@ -28,9 +28,9 @@ type front struct {
 	refusals  []refusal
 	newest    string              // the access token of the last rotation
 	answered  map[string]answered // by goroutine
-	saved     map[string]bool     // refresh tokens that a store has taken
+	saved     map[string]bool     // refresh tokens that a store has saved
 	failures  []failure
-	errors    []string // what must not happen at all
+	errors    []string // what must never happen
 	trap      *trap
 }
 
@@ -40,39 +40,39 @@ type rotation struct {
 	next   string // the refresh token
 }
 
-// A refusal is a token request that did not.
+// A refusal is a token request that failed.
 type refusal struct {
 	worker int
 	spent  string    // the refresh token
-	at     time.Time // when it was asked for
+	at     time.Time // when it was received
 }
 
-// An answered is what a goroutine has got from the API.
+// An answered is what a goroutine has received from the API.
 type answered struct {
 	requests int
-	token    string // of the last one
+	token    string // of the last request
 	newest   int    // requests with it
 }
 
-// A trap waits until some worker comes to a moment.
+// A trap waits until a worker reaches a moment.
 type trap struct {
 	at     moment
-	sprung chan int // the worker
+	sprung chan int // receives the worker
 }
 
 // A moment is when a worker is killed.
 type moment int
 
 const (
-	beforeReply moment = iota // it will never get the refresh token that the server has for it
-	duringSave                // or so: just after the reply
-	afterSave                 // it still has the lock, as a rule
+	beforeReply moment = iota // it never receives the refresh token that the server has issued
+	duringSave                // approximately: just after the reply
+	afterSave                 // usually it still has the lock
 	anyTime
-	moments // how many there are
+	moments // the number of moments
 )
 
 // apiLatency is how long the API takes for a request. It keeps a few hundred goroutines
-// from being nothing but busy.
+// from using all CPU time.
 const apiLatency = 20 * time.Millisecond
 
 func newFront(srv *tokentest.Server, life time.Duration) *front {
@@ -90,7 +90,7 @@ func newFront(srv *tokentest.Server, life time.Duration) *front {
 	return f
 }
 
-// note changes what is written down, and wakes whoever waits for that.
+// note changes the notes and wakes the goroutines that wait for a change.
 func (f *front) note(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,14 +113,14 @@ func (f *front) api(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// token hands a token request on. It does so even if the worker is killed
-// meanwhile, for what the server has done must be written down.
+// token forwards a token request, even if the worker is killed meanwhile, because what
+// the server has done must be noted.
 func (f *front) token(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	form, _ := url.ParseQuery(string(body))
 	worker, _ := strconv.Atoi(r.Header.Get(workerHeader))
 	if err != nil {
-		return // killed before it had asked
+		return // killed before it sent the request
 	}
 	began := time.Now()
 	resp, err := http.Post(f.srv.TokenURL(), "application/x-www-form-urlencoded", bytes.NewReader(body))
@@ -145,7 +145,7 @@ func (f *front) token(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// record writes a reply down, and returns the trap that it springs.
+// record notes a reply, and returns the trap that it springs.
 func (f *front) record(r refusal, status int, reply map[string]any) (sprung *trap) {
 	text := func(name string) string { s, _ := reply[name].(string); return s }
 	f.note(func() {
@@ -163,7 +163,7 @@ func (f *front) record(r refusal, status int, reply map[string]any) (sprung *tra
 	return sprung
 }
 
-// send sends a reply to its end.
+// send sends a whole reply.
 func send(w http.ResponseWriter, status int, reply any) {
 	body, _ := json.Marshal(reply)
 	w.Header().Set("Content-Type", "application/json")
@@ -173,7 +173,7 @@ func send(w http.ResponseWriter, status int, reply any) {
 	http.NewResponseController(w).Flush()
 }
 
-// setTrap waits for a moment.
+// setTrap makes the next worker at this moment spring a trap.
 func (f *front) setTrap(at moment) *trap {
 	t := &trap{at, make(chan int, 2)}
 	f.note(func() { f.trap = t })

@@ -10,9 +10,9 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// A Memory is a [tokensource.Store] in memory, for tests: whoever plays the
-// processes shares one. It serves in a bubble of testing/synctest, too. The zero
-// Memory is empty; it must not be copied after its first use.
+// A Memory is a [tokensource.Store] in memory, for tests in which several Stored share
+// it as if they were processes. It also works in a bubble of testing/synctest. The zero
+// Memory is empty. You must not copy it after its first use.
 //
 // Printed in any way, it shows no value.
 type Memory struct {
@@ -21,7 +21,7 @@ type Memory struct {
 	locked map[string]bool
 }
 
-// Load returns the value of key, or ctx's error if it has ended.
+// Load returns the value of key, or ctx's error if ctx has ended.
 func (m *Memory) Load(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -31,8 +31,8 @@ func (m *Memory) Load(ctx context.Context, key string) ([]byte, error) {
 	return bytes.Clone(m.values[key]), nil
 }
 
-// Update calls fn with the lock of key. A save fails only once ctx has ended or
-// the lock is gone.
+// Update calls fn with the lock of key. A save fails only after ctx has ended or the
+// lock is gone.
 func (m *Memory) Update(ctx context.Context, key string, fn func(value []byte, save func([]byte) error) error) error {
 	value, err := m.lock(ctx, key)
 	if err != nil {
@@ -80,7 +80,7 @@ func (m *Memory) save(ctx context.Context, key string, value []byte) error {
 	return nil
 }
 
-// Format writes the number of keys, whatever the verb.
+// Format writes the number of keys for every verb.
 func (m *Memory) Format(s fmt.State, verb rune) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

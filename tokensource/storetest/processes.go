@@ -16,18 +16,18 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Processes tests that a store keeps many processes together that share one
-// refresh token. It rotates, and a server revokes everything when one is sent
-// twice. It takes about a minute; with -short, a part of that.
+// Processes tests that many processes can share one refresh token in a store. The
+// refresh token rotates, and the server revokes everything when one is sent twice. The
+// test takes about a minute; with -short, a part of that.
 //
-// address makes a new, empty place to keep values, such as a directory or a
-// database, and open opens what address returned. The processes are those of the test
-// binary, which call the same test again: nothing before Processes, TestMain
-// included, must take long or do harm if each process does it.
+// address makes a new, empty place for values, such as a directory or a database, and
+// returns its address. open opens the place at an address. The processes run the test
+// binary, and call the same test again. So each process runs the code before Processes,
+// including TestMain: it must be fast and safe to repeat.
 //
-// Some processes are killed. Those that are killed after the server has sent a
-// new refresh token and before that is saved lose it, whatever the store; the test
-// tells how many these were, and logs in again.
+// Some processes are killed. If one is killed after the server has sent a new refresh
+// token and before it is saved, the token is lost with any store. The test counts
+// these, and logs in again.
 func Processes(t *testing.T, address func(t *testing.T) string, open func(address string) tokensource.Store) {
 	p, parent := begin(t, address, open)
 	if !parent {
@@ -40,7 +40,8 @@ func Processes(t *testing.T, address func(t *testing.T) string, open func(addres
 	t.Run("a login in one process heals all", p.login)
 }
 
-// begin returns the plan of the parent. In a worker it works, until the parent has ended that.
+// begin returns the plan of the parent. In a worker, it works until the parent ends the
+// worker.
 func begin(t *testing.T, address func(t *testing.T) string, open func(address string) tokensource.Store) (p plan, parent bool) {
 	if spec := os.Getenv(workerEnv); spec != "" {
 		work(t, spec, open)
@@ -69,7 +70,7 @@ func long(n, less int) int {
 const (
 	hour = time.Hour
 
-	// short is a lifetime of tokens that makes a fleet rotate them all the time.
+	// short is a lifetime of tokens that makes a fleet rotate them continuously.
 	short = 150 * time.Millisecond
 )
 
@@ -83,7 +84,8 @@ func (p plan) firstUse(t *testing.T) {
 	}
 }
 
-// expiring has tokens that clients believe to expire, so that no request is refused.
+// expiring uses tokens that expire in the view of clients, so that no request is
+// refused.
 func (p plan) expiring(t *testing.T) {
 	f := p.start(t, 16, short)
 	f.work(f.workers...)
@@ -91,14 +93,14 @@ func (p plan) expiring(t *testing.T) {
 	f.finish()
 }
 
-// revoked revokes a token when everybody has used it: not before, for a token that was
-// fetched because of a refusal, and is refused at its first use, is not replaced at once.
+// revoked revokes a token once every goroutine has used it. A token that came because
+// of a refusal, and is refused at its first use, is not replaced at once.
 func (p plan) revoked(t *testing.T) {
 	f, rotations := p.start(t, 16, hour), long(50, 10)
 	f.work(f.workers...)
 	for n := 1; n <= rotations; n++ {
 		f.awaitRotations(n)
-		f.awaitAnswersWithNewest(2) // one to use it, one to know that it was not refused
+		f.awaitAnswersWithNewest(2) // one to use it, one to know that it was accepted
 		f.srv.RevokeAccess()
 	}
 	f.awaitRotations(rotations + 1)
@@ -109,8 +111,8 @@ func (p plan) revoked(t *testing.T) {
 	}
 }
 
-// killing kills one worker after another. Where the lock of a killed one lives on
-// for a while, it kills fewer.
+// killing kills one worker after another. If the lock of a killed worker lasts for a
+// while, it kills fewer.
 func (p plan) killing(t *testing.T) {
 	f, kills, windows := p.start(t, 16, short), 0, 0
 	f.work(f.workers...)
@@ -130,7 +132,7 @@ func (p plan) killing(t *testing.T) {
 	t.Logf("%d workers killed; %d of these had a refresh token from the server that was not saved", kills, windows)
 }
 
-// killAt kills a worker at a moment, and starts another.
+// killAt kills a worker at a moment and starts another.
 func (f *fleet) killAt(at moment) {
 	f.t.Helper()
 	var victim int
@@ -181,7 +183,7 @@ func (f *fleet) heal(since time.Time, token *tokensource.Token) {
 		f.t.Fatal(err)
 	}
 	f.tell(command{doSet, data}, f.workers[rand.IntN(len(f.workers))])
-	f.awaitAnswers(2) // the first may have been under way
+	f.awaitAnswers(2) // the first may already have been in progress
 	f.outages = append(f.outages, outage{since, time.Now()})
 }
 

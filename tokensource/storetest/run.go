@@ -1,8 +1,9 @@
 // Package storetest tests a [tokensource.Store], and has one in memory.
 //
-// [Run] tests the contract, in a few seconds. [Processes] shares a refresh token that
-// rotates among many processes, some of which are killed. [Endure] does so while
-// the store's server fails. A store in, say, directories is tested by
+// Begin with [Run] and [Processes]. Run tests the contract, in a few seconds. Processes
+// shares a rotating refresh token among many processes, some of which are killed.
+// [Endure] does the same while the store's server fails. For example, test a store in
+// directories by
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) func() tokensource.Store {
@@ -16,6 +17,8 @@
 //			return &Store{Dir: dir}
 //		})
 //	}
+//
+// [Memory] is a store for tests of your own.
 package storetest
 
 import (
@@ -24,12 +27,12 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// Run tests that a store keeps the contract of [tokensource.Store], and that it
-// serves [tokensource.Stored]. Each subtest is named after a behaviour.
+// Run tests that a store keeps the contract of [tokensource.Store] and works with
+// [tokensource.Stored]. Each subtest is named after a behaviour.
 //
-// open makes a new, empty place to keep values, and returns a function that
-// opens it once more, as another process would: the stores that it returns share
-// nothing but the values. What needs to be closed or removed is left to t.Cleanup.
+// open makes a new, empty place for values. It returns a function that opens this place
+// again, as another process would: the stores that it returns share nothing but the
+// values. Use t.Cleanup to close or remove things.
 func Run(t *testing.T, open func(t *testing.T) func() tokensource.Store) {
 	for _, b := range append(contract(), shared()...) {
 		t.Run(b.name, func(t *testing.T) {
@@ -44,5 +47,5 @@ type behaviour struct {
 	test func(t *testing.T, place func() opener)
 }
 
-// An opener opens one place again and again.
+// An opener opens the same place again and again.
 type opener = func() tokensource.Store

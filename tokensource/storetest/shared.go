@@ -15,7 +15,7 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// shared returns what [tokensource.Stored] does over the store.
+// shared returns the subtests for [tokensource.Stored] over the store.
 func shared() []behaviour {
 	return []behaviour{
 		{"many at the first use of an empty store obtain one token", firstUse},
@@ -34,8 +34,8 @@ func shared() []behaviour {
 	}
 }
 
-// An issuer is a Source as strict as a server that rotates refresh tokens: none
-// is good twice.
+// An issuer is a Source as strict as a server that rotates refresh tokens: none is good
+// twice.
 type issuer struct {
 	mu     sync.Mutex
 	issued int
@@ -45,7 +45,7 @@ type issuer struct {
 
 func (i *issuer) Token(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
 	for range 100 {
-		runtime.Gosched() // so that whoever is not locked out comes in as well
+		runtime.Gosched() // so that a caller that is not locked out enters, too
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -59,8 +59,8 @@ func (i *issuer) Token(_ context.Context, old *tokensource.Token) (*tokensource.
 	return token(i.issued), nil
 }
 
-// want checks how many tokens were issued, and that each was asked for with the
-// refresh token of the one before.
+// want checks how many tokens were issued, and that each request had the refresh token
+// of the token before.
 func (i *issuer) want(t *testing.T, issued int) {
 	t.Helper()
 	i.mu.Lock()
@@ -80,12 +80,12 @@ func token(n int) *tokensource.Token {
 	}
 }
 
-// stored returns what one process has.
+// stored returns the Stored of one process.
 func stored(source tokensource.Source, store tokensource.Store) *tokensource.Stored {
 	return &tokensource.Stored{Source: source, Store: store, Key: key}
 }
 
-// get asks for another token than old.
+// get asks for a token that differs from old.
 func get(t *testing.T, s *tokensource.Stored, old *tokensource.Token) *tokensource.Token {
 	t.Helper()
 	got, err := s.Token(bounded(t), old)
@@ -95,7 +95,7 @@ func get(t *testing.T, s *tokensource.Stored, old *tokensource.Token) *tokensour
 	return got
 }
 
-// wantToken asks for another token than old, and expects the nth.
+// wantToken asks for a token that differs from old, and expects the nth.
 func wantToken(t *testing.T, s *tokensource.Stored, old *tokensource.Token, n int) {
 	t.Helper()
 	if got, want := get(t, s, old), token(n).AccessToken; got.AccessToken != want {
@@ -118,7 +118,7 @@ func wantStoreError(t *testing.T, what string, err error, op string) {
 	}
 }
 
-// wantGeneration checks which of the values that follow each other is stored.
+// wantGeneration checks the generation of the stored value.
 func wantGeneration(t *testing.T, store tokensource.Store, want int) {
 	t.Helper()
 	var value struct{ Gen int }
@@ -127,7 +127,7 @@ func wantGeneration(t *testing.T, store tokensource.Store, want int) {
 	}
 }
 
-// firstUse answers the first when all have come.
+// firstUse answers the first request once all have arrived.
 func firstUse(t *testing.T, place func() opener) {
 	const processes = 64
 	open, source := place(), new(issuer)
@@ -191,7 +191,7 @@ func callerLeft(t *testing.T, place func() opener) {
 	source.want(t, 1)
 }
 
-// twoWithAToken are two processes that share the first token.
+// twoWithAToken returns two processes that share the first token.
 func twoWithAToken(t *testing.T, source *issuer, open opener) (one, other *tokensource.Stored, old *tokensource.Token) {
 	one, other = stored(source, open()), stored(source, open())
 	wantToken(t, one, nil, 1)
@@ -225,7 +225,7 @@ func refusedForAll(t *testing.T, place func() opener) {
 	one, other, old := twoWithAToken(t, source, open)
 	source.err = tokensource.ErrReauthenticate
 	wantError(t, one, old, tokensource.ErrReauthenticate)
-	source.err = nil // whoever asks it now would get a token
+	source.err = nil // a caller that asks it now would get a token
 	wantError(t, other, old, tokensource.ErrReauthenticate)
 	wantError(t, stored(source, open()), nil, tokensource.ErrReauthenticate)
 	if err := one.Set(bounded(t), token(100)); err != nil {
@@ -252,7 +252,7 @@ func savedAtLast(t *testing.T, place func() opener) {
 	source.want(t, 1)
 }
 
-// savedLater loses the lock, for that ends the attempts at once.
+// savedLater loses the lock, because that ends the attempts at once.
 func savedLater(t *testing.T, place func() opener) {
 	open, source := place(), new(issuer)
 	one := stored(source, &faults{Store: open(), save: lost(1)})
@@ -283,7 +283,7 @@ func emptied(t *testing.T, place func() opener) {
 	overtakes(t, one, open, old, source, 1)
 }
 
-// overtakes checks that one saves its token again, and spends no refresh token.
+// overtakes checks that one saves its token again and spends no refresh token.
 func overtakes(t *testing.T, one *tokensource.Stored, open opener, token *tokensource.Token, source *issuer, generation int) {
 	t.Helper()
 	_, err := one.Token(bounded(t), token)

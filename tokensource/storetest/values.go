@@ -10,7 +10,7 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
-// bounded returns a context with a deadline, as Stored passes on.
+// bounded returns a context with a deadline, like the one from Stored.
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
 	t.Cleanup(cancel)
@@ -35,7 +35,7 @@ func load(t *testing.T, s tokensource.Store, key string) []byte {
 	return value
 }
 
-// want checks what Load returns, and what fn gets.
+// want checks what Load returns and what fn receives.
 func want(t *testing.T, s tokensource.Store, key string, want []byte) {
 	t.Helper()
 	same(t, "Load of key "+key, load(t, s, key), want)

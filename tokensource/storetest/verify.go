@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// excused reports whether the refusal of a refresh token is the one that no store
-// prevents: it had been spent by a worker that was killed before it could tell that
-// the next one was saved, and nobody has ever had that. Had it been saved in the
-// last moment, whoever came next would have had it.
+// excused reports whether no store can prevent the refusal of a refresh token: a worker
+// had spent it and was killed before it could report that the next one was saved, and
+// no other worker has ever received that next one. If it had been saved at the last
+// moment, the next worker would have received it.
 func (f *fleet) excused(r refusal) bool {
 	f.front.mu.Lock()
 	defer f.front.mu.Unlock()
@@ -22,9 +22,9 @@ func (f *fleet) refusals() []refusal {
 	return slices.DeleteFunc(slices.Clone(f.front.refusals), func(r refusal) bool { return f.lost[r.spent] })
 }
 
-// verify checks, when all workers have ended, what must hold in any scenario: no
-// refresh token was spent twice and no request has failed, but for those that
-// were lost with a worker.
+// verify checks, after all workers have ended, what must hold in every scenario: no
+// refresh token was spent twice, and no request has failed, except for tokens that were
+// lost with a worker.
 func (f *fleet) verify() {
 	f.t.Helper()
 	reuses := 0
@@ -63,7 +63,7 @@ func (f *fleet) mayFail(failed failure) bool {
 	return false
 }
 
-// String tells what has happened in numbers.
+// String returns what has happened in numbers.
 func (f *front) String() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

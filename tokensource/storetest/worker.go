@@ -15,10 +15,10 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// workerEnv makes a process of the test binary a worker. It holds the job.
+// workerEnv makes a process of the test binary a worker. Its value is the job.
 const workerEnv = "STORETEST_WORKER"
 
-// A job is what a worker is told when it starts.
+// A job is the configuration of a worker.
 type job struct {
 	Worker       int
 	Goroutines   int
@@ -26,11 +26,10 @@ type job struct {
 	TokenURL     string
 	APIURL       string
 	ClientID     string
-	RefreshToken string // the initial one, the same for all
+	RefreshToken string // the initial refresh token, the same for all
 }
 
-// A command is a line of a worker's input. When the input ends, so does the
-// worker.
+// A command is a line of a worker's input. The worker ends when its input ends.
 type command struct {
 	Do    string
 	Token json.RawMessage `json:",omitempty"` // for set
@@ -40,18 +39,18 @@ type command struct {
 const (
 	doWork = "work" // send requests until stop
 	doSet  = "set"  // log in
-	doStop = "stop" // send no more requests, and wait for those under way
+	doStop = "stop" // send no more requests, and wait for those in progress
 )
 
 // An event is a line of a worker's output.
 type event struct {
-	Done   string   `json:",omitempty"` // the command that was obeyed; the first is the start
+	Done   string   `json:",omitempty"` // the command that was carried out; the first is the start
 	Error  string   `json:",omitempty"` // of the command
-	Saved  string   `json:",omitempty"` // a refresh token that the store has taken
+	Saved  string   `json:",omitempty"` // a refresh token that the store has saved
 	Failed *failure `json:",omitempty"`
 }
 
-// A failure is a request that was not answered 200.
+// A failure is a request whose answer was not 200.
 type failure struct {
 	Goroutine string
 	At        time.Time
@@ -59,10 +58,10 @@ type failure struct {
 	LoggedOut bool // the reason is tokensource.ErrReauthenticate, or a 401
 }
 
-// workerHeader tells whose request it is.
+// workerHeader names the sender of a request.
 const workerHeader = "Storetest-Worker"
 
-// exchangeTimeout is short, for the lock of a killed worker may live by 15 s longer.
+// exchangeTimeout is short, because the lock of a killed worker may last 15 s longer.
 const exchangeTimeout = 5 * time.Second
 
 // A worker is one process.
@@ -76,7 +75,7 @@ type worker struct {
 	out *json.Encoder
 }
 
-// work is the whole life of a worker.
+// work is a worker from its start to its end.
 func work(t *testing.T, spec string, open func(address string) tokensource.Store) {
 	w := &worker{out: json.NewEncoder(os.Stdout)}
 	if err := json.Unmarshal([]byte(spec), &w.job); err != nil {
@@ -91,7 +90,7 @@ func work(t *testing.T, spec string, open func(address string) tokensource.Store
 	w.obey(json.NewDecoder(os.Stdin))
 }
 
-// stored returns what all workers have in common.
+// stored returns the configuration that all workers share.
 func (j job) stored(store tokensource.Store) *tokensource.Stored {
 	return &tokensource.Stored{
 		Source: &tokensource.RefreshToken{
@@ -107,7 +106,7 @@ func (j job) stored(store tokensource.Store) *tokensource.Stored {
 	}
 }
 
-// labelled is a RoundTripper that tells the worker's name.
+// labelled is a RoundTripper that adds the worker's name.
 type labelled string
 
 func (l labelled) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -116,7 +115,7 @@ func (l labelled) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
-// obey does what the input says, until it ends.
+// obey carries out the commands of the input until it ends.
 func (w *worker) obey(in *json.Decoder) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -147,8 +146,8 @@ func (w *worker) set(data []byte) error {
 	return w.cache.Set(context.Background(), token)
 }
 
-// start sends requests until ctx ends. One that has failed is followed by a pause,
-// for without a token nothing else would slow the worker down.
+// start sends requests until ctx ends. It pauses after a failed request, because
+// without a token nothing else would slow the worker down.
 func (w *worker) start(ctx context.Context) {
 	for i := range w.job.Goroutines {
 		name := fmt.Sprintf("%d/%d", w.job.Worker, i)
@@ -184,8 +183,8 @@ func (w *worker) request(name string) error {
 	return errors.New(resp.Status)
 }
 
-// errUnauthorized is what Auth lets through if a token that came for a refused one is
-// refused as well.
+// errUnauthorized is the error for a 401 that Auth returns, because the token that
+// replaced a refused one was refused as well.
 var errUnauthorized = errors.New("401")
 
 func pause(ctx context.Context, d time.Duration) {
@@ -203,7 +202,7 @@ func (w *worker) say(e event) {
 	w.out.Encode(e)
 }
 
-// reporting is a Store that tells of what it has saved, as soon as it has.
+// reporting is a Store that reports what it has saved immediately after the save.
 type reporting struct {
 	tokensource.Store
 	worker *worker
@@ -221,7 +220,7 @@ func (r *reporting) Update(ctx context.Context, key string, fn func([]byte, func
 	})
 }
 
-// refreshToken returns that of a value of Stored; empty if it has none.
+// refreshToken returns the refresh token in a value of Stored, or "" if it has none.
 func refreshToken(value []byte) string {
 	var v struct {
 		Token struct {

@@ -7,8 +7,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The claims are those of an access token. The exp claim has whole seconds, as in
-// most servers; the server itself goes by exp_us.
+// Claims are the claims of an access token. The exp claim has whole seconds, as in most
+// servers; this server itself uses exp_us.
 type claims struct {
 	jwt.RegisteredClaims
 	ExpiryMicros int64  `json:"exp_us"`
@@ -20,7 +20,7 @@ type claims struct {
 	Confirmation confirmation `json:"cnf,omitzero"`
 }
 
-// An actorClaim names who acts for the subject, RFC 8693 section 4.1.
+// An actorClaim names the actor that acts for the subject, RFC 8693 section 4.1.
 type actorClaim struct {
 	Subject string `json:"sub"`
 }
@@ -56,17 +56,16 @@ func (s *Server) sign(g grant) string {
 	return signed
 }
 
-// Check returns nil if the API would accept the access token now, and
-// otherwise an error that tells why not, without any part of the token. A token
-// that is bound to a key (see [DPoP]) needs a proof besides.
+// Check returns nil if the API would accept the access token now. Otherwise the error
+// says why not, without any part of the token. A token that is bound to a key (see
+// [DPoP]) also needs a proof.
 func (s *Server) Check(accessToken string) error {
 	_, err := s.check(accessToken)
 	return err
 }
 
-// Subject returns whose an access token is, and who acts for the subject: the
-// actor of a token exchange (RFC 8693), or the empty string. The error is that
-// of [Server.Check].
+// Subject returns the subject of an access token, and the actor of a token exchange
+// (RFC 8693), or "" if there is none. The error is that of [Server.Check].
 func (s *Server) Subject(accessToken string) (subject, actor string, err error) {
 	c, err := s.check(accessToken)
 	if err != nil {
@@ -99,8 +98,8 @@ func (s *Server) revoked(c claims) bool {
 	return s.ledger.revoked(grant{family: c.Family, generation: c.Generation, epoch: c.Epoch})
 }
 
-// seconds is a lifetime as the JSON of real servers has it: whole seconds,
-// rounded down. Zero is left out of the JSON.
+// seconds is a lifetime as in the JSON of real servers: whole seconds, rounded down.
+// Zero is left out of the JSON.
 func seconds(d time.Duration) int64 {
 	return max(0, int64(d/time.Second))
 }

@@ -15,11 +15,11 @@ const (
 	assertionTypeClient = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 )
 
-// maxSkew is how far ahead the clock of an assertion's maker may be.
+// maxSkew is how far ahead the clock of an assertion's issuer may be.
 const maxSkew = 20 * time.Second
 
-// authenticateAssertion is the method private_key_jwt, RFC 7523 section 2.2.
-// The form may repeat the client's name, but not contradict the assertion.
+// authenticateAssertion implements the method private_key_jwt, RFC 7523 section 2.2.
+// The form may repeat the client's id, but must not contradict the assertion.
 func (s *Server) authenticateAssertion(form url.Values) (clientKind, *reply) {
 	if form.Get("client_assertion_type") != assertionTypeClient {
 		return public, refuseClient("client_assertion_type is not " + assertionTypeClient)
@@ -48,7 +48,7 @@ func (s *Server) checkClientAssertion(raw string) error {
 	return s.spendAssertion(c)
 }
 
-// grantAssertion is the grant of RFC 7523 section 2.1.
+// grantAssertion implements the grant of RFC 7523 section 2.1.
 func (s *Server) grantAssertion(ask tokenRequest) reply {
 	raw := ask.form.Get("assertion")
 	if raw == "" {
@@ -98,8 +98,8 @@ func (s *Server) parseAssertion(raw string) (jwt.RegisteredClaims, error) {
 	return c, nil
 }
 
-// spendAssertion makes an assertion good for one use. A jti is unique for its
-// issuer only.
+// spendAssertion makes an assertion valid for one use. A jti is unique only for its
+// issuer.
 func (s *Server) spendAssertion(c jwt.RegisteredClaims) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"net/url"
 )
 
-// A clientKind tells whether the client has proved who it is.
+// A clientKind says whether the client has authenticated.
 type clientKind int
 
 const (
@@ -13,8 +13,8 @@ const (
 	confidential
 )
 
-// authenticate finds out who asks, as RFC 6749 section 2.3 says. The reply is
-// nil for a client that may ask.
+// authenticate identifies the client, by RFC 6749 section 2.3. The reply is nil for a
+// client that may go on.
 func (s *Server) authenticate(r *http.Request, form url.Values) (clientKind, *reply) {
 	basic := r.Header.Get("Authorization") != ""
 	secret := form.Get("client_secret") != ""
@@ -30,8 +30,8 @@ func (s *Server) authenticate(r *http.Request, form url.Values) (clientKind, *re
 	return s.authenticateForm(form)
 }
 
-// authenticateForm also takes a client that does not say who it is, for the one
-// grant of which RFC 7523 section 3.1 allows it.
+// authenticateForm also accepts a client without an id, for the one grant for which RFC
+// 7523 section 3.1 allows this.
 func (s *Server) authenticateForm(form url.Values) (clientKind, *reply) {
 	id, secret := form.Get("client_id"), form.Get("client_secret")
 	switch {
@@ -47,8 +47,8 @@ func (s *Server) authenticateForm(form url.Values) (clientKind, *reply) {
 	return confidential, nil
 }
 
-// authenticateBasic also takes the client_id of the form, which a client may
-// repeat there, but not contradict.
+// authenticateBasic also reads client_id of the form. A client may repeat its id there,
+// but must not contradict it.
 func (s *Server) authenticateBasic(r *http.Request, formID string) (clientKind, *reply) {
 	name, password, _ := r.BasicAuth()
 	id, idErr := url.QueryUnescape(name)

@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// A DPoP is what the server demands of clients that prove possession of a key
-// (RFC 9449). The zero DPoP demands nothing: a token request with a proof gets
-// a token of type DPoP, bound to the proof's key, and one without gets a Bearer
-// token. However it is set, a wrong proof is refused, and a bound token is good
-// with a proof of its key only.
+// A DPoP is what the server demands of clients that prove possession of a key (RFC
+// 9449). The zero DPoP demands nothing: a token request with a proof gets a token of
+// type DPoP that is bound to the proof's key, and a request without a proof gets a
+// Bearer token. Whatever the fields are, the server refuses a wrong proof, and accepts
+// a bound token only with a proof of its key.
 type DPoP struct {
-	// Required refuses requests at [Server.TokenURL] that have no proof.
-	// Bearer tokens from elsewhere stay good at the API.
+	// Required makes [Server.TokenURL] refuse requests without a proof. The API still
+	// accepts Bearer tokens from elsewhere.
 	Required bool
 
-	// Nonces demands a nonce of the server in each proof (RFC 9449 sections
-	// 8 and 9). Each answer of TokenURL, and each of the API, then brings
-	// a new one in DPoP-Nonce. Those of the one are not good at the other.
-	// A nonce stays good until [Server.ExpireNonces].
+	// Nonces demands a nonce of the server in each proof (RFC 9449 sections 8 and 9).
+	// Each answer of TokenURL, and each of the API, then has a new one in DPoP-Nonce. A
+	// nonce of one is not valid at the other. A nonce stays valid until
+	// [Server.ExpireNonces].
 	Nonces bool
 }
 
@@ -30,8 +30,8 @@ func (s *Server) SetDPoP(d DPoP) {
 	s.dpop = d
 }
 
-// proveToken returns the thumbprint of the key that the tokens of a request are
-// to be bound to; it is empty without a proof.
+// proveToken returns the thumbprint of the key that a request's tokens are bound to, or
+// "" without a proof.
 func (s *Server) proveToken(r *http.Request) (string, *errorAnswer) {
 	if len(r.Header.Values("DPoP")) == 0 && !s.proofRequired() {
 		return "", nil
@@ -45,8 +45,8 @@ func (s *Server) proofRequired() bool {
 	return s.dpop.Required
 }
 
-// admitDPoP looks at the proof before the token: a client whose nonce is stale
-// and whose token is dead learns the one after the other.
+// admitDPoP checks the proof before the token: a client with a stale nonce and a dead
+// token learns of the nonce first.
 func (s *Server) admitDPoP(r *http.Request, token string) *errorAnswer {
 	key, refusal := s.prove(r, atAPI, token)
 	if refusal != nil {
@@ -62,15 +62,15 @@ func (s *Server) admitDPoP(r *http.Request, token string) *errorAnswer {
 	return nil
 }
 
-// dpopChallenge is the challenge of RFC 9449 section 7.1.
+// dpopChallenge returns the challenge of RFC 9449 section 7.1.
 func dpopChallenge(e *errorAnswer) string {
 	return fmt.Sprintf(`DPoP error="%s", error_description="%s", algs="ES256 EdDSA"`, e.Error, e.Description)
 }
 
-// prove checks the proof of a request as RFC 9449 section 4.3 says, and returns
-// the thumbprint of its key. The jti is spent before the rest is looked at, so
-// that a proof used twice shows in the counts whatever else is wrong with it.
-// The token is empty where there is none to hash.
+// prove checks the proof of a request by RFC 9449 section 4.3, and returns the
+// thumbprint of its key. It spends the jti before it checks the rest, so that a proof
+// that is used twice is counted whatever else is wrong with it. The token is empty if
+// there is none to hash.
 func (s *Server) prove(r *http.Request, p place, token string) (string, *errorAnswer) {
 	proof, err := parseProof(r)
 	if err == nil {

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// maxRequest is far above any request for a token, and small enough that
-// a client gone wild does not fill the memory.
+// maxRequest is far larger than any token request, and bounds the memory that a faulty
+// client can take.
 const maxRequest = 1 << 20
 
-// A reply is what a token endpoint answers, apart from how it is sent: a
-// failure may do the whole grant and lose the reply.
+// A reply is the answer of a token endpoint, without the way in which it is sent: a
+// Failure may carry out the grant and lose the reply.
 type reply struct {
 	status    int
 	challenge string // WWW-Authenticate; empty means none
@@ -21,18 +21,17 @@ type reply struct {
 	body      any
 }
 
-// SetLatency makes each request for a token (token, login or refresh) wait
-// before the server does anything. Zero, the default, means no wait.
-// A client that goes away while it waits has spent no refresh token.
+// SetLatency makes each token request (token, login or refresh) wait before the server
+// does anything. Zero, the default, means no wait. A client that leaves during the wait
+// has spent no refresh token.
 func (s *Server) SetLatency(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latency = d
 }
 
-// endpoint is what the token endpoints have in common. It reads the body
-// before it waits, because net/http notices that a client has gone away
-// only when it has nothing more to read.
+// endpoint is the common part of the token endpoints. It reads the body before it
+// waits, because net/http notices that a client is gone only after the body was read.
 func (s *Server) endpoint(grant func(r *http.Request, body []byte) reply) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		failure, latency := s.arrive()
@@ -58,7 +57,7 @@ func (s *Server) endpoint(grant func(r *http.Request, body []byte) reply) http.H
 	})
 }
 
-// arrive counts a request, and decides what will become of it.
+// arrive counts a request and decides whether and how it fails.
 func (s *Server) arrive() (*Failure, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,8 +65,8 @@ func (s *Server) arrive() (*Failure, time.Duration) {
 	return s.nextFailure(), s.latency
 }
 
-// wait aborts the handler when ctx ends first: the client or the server is
-// gone, and there is nobody to answer.
+// wait aborts the handler if ctx ends first: the client or the server is gone, and an
+// answer would have no recipient.
 func wait(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
@@ -97,7 +96,8 @@ func setNonce(w http.ResponseWriter, nonce string) {
 	}
 }
 
-// setHeaders sets what RFC 6749 section 5.1 demands of an answer with tokens.
+// setHeaders sets the headers that RFC 6749 section 5.1 demands of an answer with
+// tokens.
 func setHeaders(w http.ResponseWriter, contentType string) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")

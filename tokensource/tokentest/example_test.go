@@ -61,3 +61,68 @@ func ExampleServer_TrustKey() {
 	fmt.Println(subject, err)
 	// Output: alice <nil>
 }
+
+// A client that must survive an outage and a lost reply.
+func ExampleServer_Fail() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	login := func() string {
+		resp, err := http.PostForm(srv.TokenURL(), url.Values{
+			"grant_type": {"refresh_token"}, "refresh_token": {srv.RefreshToken()}, "client_id": {srv.ClientID},
+		})
+		if err != nil {
+			return "no answer"
+		}
+		return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Retry-After"))
+	}
+	srv.Fail(tokentest.Failure{Times: 2, RetryAfter: "1"}) // others: Reset, Endless, Hang
+	srv.Fail(tokentest.Failure{LoseReply: true})
+	for range 3 {
+		fmt.Println(login())
+	}
+	srv.Fail(tokentest.Failure{Times: -1, Body: "<html>", ContentType: "text/html"}) // for ever
+	srv.ClearFailures()
+	fmt.Println(login(), "issued:", srv.Counts().Issued)
+	// Output:
+	// 503 1
+	// 503 1
+	// no answer
+	// 200  issued: 2
+}
+
+// Tokens that expire at once, and a legacy API that says only 403.
+func ExampleServer_SetLifetime() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	api := httptest.NewServer(srv.ProtectForbidden(http.NotFoundHandler()))
+	defer api.Close()
+	srv.SetLifetime(-time.Second, 0)
+	srv.SetRefreshEndsAccess(true) // as some servers do
+
+	token := tokenFor(srv, srv.RefreshToken())
+	req, _ := http.NewRequest(http.MethodGet, api.URL, nil)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, _ := http.DefaultClient.Do(req)
+	fmt.Println(resp.StatusCode, srv.Check(token))
+	fmt.Println("refused:", srv.Counts().Refused, "of", srv.Counts().APIRequests)
+
+	login := srv.RefreshToken()
+	srv.ExpireRefresh() // a new login is needed
+	fmt.Printf("%q\n", tokenFor(srv, login))
+	// Output:
+	// 403 tokentest: the token has expired
+	// refused: 1 of 1
+	// ""
+}
+
+// tokenFor returns the access token of a refresh, or "".
+func tokenFor(srv *tokentest.Server, refreshToken string) string {
+	resp, _ := http.PostForm(srv.TokenURL(), url.Values{
+		"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}, "client_id": {srv.ClientID},
+	})
+	var answer struct {
+		AccessToken string `json:"access_token"`
+	}
+	json.NewDecoder(resp.Body).Decode(&answer)
+	return answer.AccessToken
+}

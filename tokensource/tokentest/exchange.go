@@ -14,7 +14,7 @@ const (
 	typeJWT           = "urn:ietf:params:oauth:token-type:jwt"
 )
 
-// grantExchange is the grant of RFC 8693.
+// grantExchange implements the grant of RFC 8693.
 func (s *Server) grantExchange(ask tokenRequest) reply {
 	if ask.client == public {
 		return oauthError(http.StatusBadRequest, "unauthorized_client", "this grant needs a client that authenticates")
@@ -33,7 +33,7 @@ func (s *Server) grantExchange(ask tokenRequest) reply {
 	return reply{status: http.StatusOK, body: answer}
 }
 
-// parties finds out who is to act for whom.
+// parties returns the subject and the actor of an exchange.
 func (s *Server) parties(form url.Values) (grant, error) {
 	subject, err := s.party(form, "subject_token")
 	if err != nil || form.Get("actor_token") == "" && form.Get("actor_token_type") == "" {

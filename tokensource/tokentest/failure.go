@@ -8,20 +8,20 @@ import (
 	"net/http"
 )
 
-// A Failure is a way in which requests at the token endpoints (token, login,
-// refresh) fail; see [Server.Fail]. The zero Failure answers one request with 503,
-// which a tokensource.Cache hides: set Times to see the error.
+// A Failure is a way in which token requests (token, login, refresh) fail, see
+// [Server.Fail]. The zero Failure answers one request with 503, which a
+// tokensource.Cache hides from its callers: set Times to see the error.
 //
-// Reset, LoseReply, Endless and Hang exclude each other; if more than one is
-// set, the first in this order counts. With any of them, the fields Status,
-// Body, ContentType and RetryAfter have no effect.
+// Reset, LoseReply, Endless and Hang exclude each other. If several are set, the first
+// in this order counts. With any of them, the fields Status, Body, ContentType and
+// RetryAfter have no effect.
 type Failure struct {
-	// Times is how many requests fail. Zero means one; a negative number
-	// means all, until [Server.ClearFailures].
+	// Times is how many requests fail. Zero means one. A negative number means all,
+	// until [Server.ClearFailures].
 	Times int
 
-	// Status is the HTTP status of the answer, 200 or more. Zero means 200
-	// if there is a Body, and 503 if not.
+	// Status is the HTTP status of the answer, 200 or more. Zero means 200 if Body is
+	// set, and otherwise 503.
 	Status int
 
 	// Body is the body of the answer. Empty means the JSON
@@ -31,27 +31,26 @@ type Failure struct {
 	// ContentType is the Content-Type of the answer. Empty means JSON.
 	ContentType string
 
-	// RetryAfter is the Retry-After header of the answer, as it is.
-	// Empty means none.
+	// RetryAfter is the value of the Retry-After header. Empty means no such header.
 	RetryAfter string
 
-	// Reset resets the connection before anything is read or done.
+	// Reset resets the connection before the server reads or does anything.
 	Reset bool
 
-	// LoseReply does all that was asked for, and then cuts the connection
-	// without an answer. The refresh token is spent, and the new one is lost.
+	// LoseReply carries out the request, and then cuts the connection without an
+	// answer. The refresh token is spent, and the new one is lost.
 	LoseReply bool
 
-	// Endless answers 200 with a body that never ends, as fast as the client
-	// reads, until the client goes away or the server closes.
+	// Endless answers 200 with a body that never ends, as fast as the client reads,
+	// until the client leaves or the server closes.
 	Endless bool
 
-	// Hang never answers, until the client goes away or the server closes.
+	// Hang sends no answer, until the client leaves or the server closes.
 	Hang bool
 }
 
-// Fail makes the next requests at the token endpoints fail. Failures queue:
-// each request takes the oldest that is not used up.
+// Fail makes the next token requests fail. Failures queue: each request uses the oldest
+// that is left.
 func (s *Server) Fail(f Failure) {
 	f.Times = cmp.Or(f.Times, 1)
 	s.mu.Lock()
@@ -59,15 +58,15 @@ func (s *Server) Fail(f Failure) {
 	s.failures = append(s.failures, f)
 }
 
-// ClearFailures empties the queue of [Server.Fail]. Requests that fail already
-// go on failing.
+// ClearFailures empties the queue of [Server.Fail]. It does not affect requests that
+// are already failing.
 func (s *Server) ClearFailures() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures = nil
 }
 
-// nextFailure returns nil for a request that is to succeed. The caller holds mu.
+// nextFailure returns nil for a request that must succeed. The caller holds mu.
 func (s *Server) nextFailure() *Failure {
 	if len(s.failures) == 0 {
 		return nil
@@ -108,7 +107,7 @@ func (f *Failure) sendAnswer(w http.ResponseWriter) {
 	io.WriteString(w, body)
 }
 
-// sendEndless sends what could be the beginning of a good answer.
+// sendEndless sends a body that begins like a good answer.
 func sendEndless(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w, "application/json")
 	io.WriteString(w, `{"access_token":"`)
@@ -122,8 +121,8 @@ func sendEndless(w http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// reset closes the connection such that the client's system reports
-// a reset instead of an orderly end.
+// reset closes the connection so that the client's system reports a reset instead of an
+// orderly end.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

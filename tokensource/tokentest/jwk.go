@@ -17,7 +17,7 @@ type publicJWK struct {
 	thumbprint string // RFC 7638, with SHA-256
 }
 
-// parseJWK takes the keys that fit ES256 and EdDSA, and no private ones.
+// parseJWK accepts the public keys that fit ES256 and EdDSA.
 func parseJWK(header any) (publicJWK, error) {
 	members, ok := header.(map[string]any)
 	if !ok {
@@ -60,8 +60,8 @@ func parseEd25519(x string) (publicJWK, error) {
 	return publicJWK{ed25519.PublicKey(xBytes), hash(`{"crv":"Ed25519","kty":"OKP","x":"` + x + `"}`)}, nil
 }
 
-// coordinate returns nil unless s is the one right encoding of 32 bytes: with
-// two for the same key, the key would have two thumbprints.
+// coordinate returns nil unless s is the only correct encoding of 32 bytes: a key with
+// two encodings would have two thumbprints.
 func coordinate(s string) []byte {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) != 32 || base64.RawURLEncoding.EncodeToString(b) != s {

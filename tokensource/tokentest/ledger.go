@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Errors of Check, and of a refresh. None of them holds any part of a token.
+// Errors of Check and of a refresh. None holds any part of a token.
 var (
 	errUnknown = errors.New("tokentest: the token is not one of this server")
 	errExpired = errors.New("tokentest: the token has expired")
@@ -15,33 +15,34 @@ var (
 	errReused  = errors.New("tokentest: the refresh token was used before, so its whole family is revoked")
 )
 
-// A ledger is what the server remembers of the tokens it issued. Access
-// tokens are not in it: they carry what is needed to look up whether they
-// are revoked. Spent refresh tokens stay in it, to be recognized.
+// A ledger is what the server remembers of its tokens. Access tokens are not in it:
+// they carry what is needed to look up whether they are revoked. Spent refresh tokens
+// stay in it, so that the server recognizes them.
 type ledger struct {
 	accessLifetime    time.Duration
-	refreshLifetime   time.Duration // 0: no end
+	refreshLifetime   time.Duration // 0: unlimited
 	refreshEndsAccess bool
 
-	// Tokens of an earlier epoch than the present one are dead.
+	// Tokens of an epoch before the current one are dead.
 	accessEpoch, refreshEpoch uint64
 
 	families map[string]*family
 	refresh  map[string]*refreshToken
 }
 
-// A family is all the tokens that come from one login.
+// A family is all tokens that come from one login.
 type family struct {
 	id      string
 	subject string
 	revoked bool
 
-	// The refresh tokens are bound to the key with this thumbprint; empty: to
-	// none yet. Those of a public client are (RFC 9449 section 5), from its
-	// first refresh with a proof on.
+	// The refresh tokens are bound to the key with this thumbprint; empty: not bound
+	// yet. Those of a public client are bound from its first refresh with a proof (RFC
+	// 9449 section 5).
 	key string
 
-	// Each refresh begins a generation; access tokens of one before oldest are dead.
+	// Each refresh begins a generation. Access tokens of a generation before oldest are
+	// dead.
 	generation, oldest uint64
 }
 
@@ -52,12 +53,12 @@ type refreshToken struct {
 	spent  bool
 }
 
-// A grant is what an access token is made of, and the refresh token beside it.
+// A grant is what an access token and its refresh token are made from.
 type grant struct {
 	subject    string
 	actor      string // empty: none
 	key        string // thumbprint of the key the access token is bound to; empty: none
-	family     string // empty: the grant has none, and no refresh token
+	family     string // empty: there is no family and no refresh token
 	generation uint64
 	epoch      uint64
 	lifetime   time.Duration
@@ -72,8 +73,8 @@ func newLedger() ledger {
 	}
 }
 
-// RefreshToken returns a new refresh token of the user, as a login would have
-// given it. It belongs to a family of its own.
+// RefreshToken returns a new refresh token of the user, as from a login. It has its own
+// family.
 func (s *Server) RefreshToken() string {
 	id, token := rand.Text(), rand.Text()
 	s.mu.Lock()
@@ -93,8 +94,8 @@ func (s *Server) grantUser() grant {
 	return s.ledger.grant(f, token)
 }
 
-// grantAlone issues an access token without a refresh token, of the subject, the
-// actor and the key in g.
+// grantAlone issues an access token without a refresh token, for the subject, the actor
+// and the key in g.
 func (s *Server) grantAlone(g grant) grant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,9 +104,9 @@ func (s *Server) grantAlone(g grant) grant {
 	return g
 }
 
-// rotate spends a refresh token. Reuse is looked for first, so that it shows
-// in the counts whatever else is wrong with the token. The key is the thumbprint
-// of the proof's key, or empty.
+// rotate spends a refresh token. It checks for reuse first, so that reuse is counted
+// whatever else is wrong with the token. The key is the thumbprint of the proof's key,
+// or empty.
 func (s *Server) rotate(presented, key string, client clientKind) (grant, error) {
 	next := rand.Text()
 	s.mu.Lock()

@@ -5,14 +5,14 @@ import (
 	"net/http"
 )
 
-// LoginURL takes a POST of the JSON {"username": …, "password": …} and
-// answers {"accessToken": …, "refreshToken": …, "expiresIn": seconds}.
-// Wrong credentials are answered 401 with {"message": …}.
+// LoginURL is the URL of the login. It takes a POST of the JSON {"username": …,
+// "password": …} and answers with {"accessToken": …, "refreshToken": …, "expiresIn":
+// seconds}. Wrong credentials get a 401 with {"message": …}.
 func (s *Server) LoginURL() string { return s.URL + "/login" }
 
-// RefreshURL takes a POST of the JSON {"refreshToken": …} and answers as
-// LoginURL does. A dead refresh token is answered 403 with {"message": …}, and
-// so is one that is bound to a key (see [DPoP]): there are no proofs here.
+// RefreshURL takes a POST of the JSON {"refreshToken": …} and answers as LoginURL does.
+// A dead refresh token gets a 403 with {"message": …}. So does a refresh token that is
+// bound to a key (see [DPoP]), because proofs do not work here.
 func (s *Server) RefreshURL() string { return s.URL + "/refresh" }
 
 type loginAnswer struct {

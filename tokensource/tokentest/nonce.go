@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// A place is where a proof is used. Each has nonces of its own, as an
-// authorization server and an API that are two machines have.
+// A place is where a proof is used. Each place has its own nonces, as if the
+// authorization server and the API were two machines.
 type place string
 
 const (
@@ -18,16 +18,16 @@ const (
 	atAPI      place = "api"
 )
 
-// ExpireNonces makes all nonces stale that the server gave out so far, those of
-// TokenURL and those of the API.
+// ExpireNonces makes all nonces stale that were issued so far, those of TokenURL and
+// those of the API.
 func (s *Server) ExpireNonces() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nonceEpoch++
 }
 
-// nonce returns a new nonce, or the empty string if none are demanded. Nonces
-// carry a code by which the server knows them, so it need not remember them.
+// nonce returns a new nonce, or "" if none is demanded. The server recognizes a nonce
+// by a code in it, so it need not remember nonces.
 func (s *Server) nonce(p place) string {
 	demanded, epoch := s.nonceState()
 	if !demanded {
@@ -43,7 +43,7 @@ func (s *Server) nonceState() (demanded bool, epoch uint64) {
 	return s.dpop.Nonces, s.nonceEpoch
 }
 
-// nonceGood counts a nonce that is not good.
+// nonceGood reports whether a nonce is good, and counts one that is not.
 func (s *Server) nonceGood(p place, nonce string) bool {
 	demanded, epoch := s.nonceState()
 	random, code, _ := strings.Cut(nonce, ".")

@@ -13,12 +13,12 @@ import (
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
 
-// maxProofAge is also how far ahead the clock of a proof's maker may be.
+// maxProofAge is also how far ahead the clock of the proof's maker may be.
 const maxProofAge = time.Minute
 
 var errProofReused = errors.New("the jti was used before")
 
-// A proof is a DPoP proof with a good signature, RFC 9449 section 4.2.
+// A proof is a DPoP proof with a valid signature, RFC 9449 section 4.2.
 type proof struct {
 	jwt.RegisteredClaims
 	Method    string `json:"htm"`
@@ -26,10 +26,10 @@ type proof struct {
 	TokenHash string `json:"ath"`
 	Nonce     string `json:"nonce"`
 
-	key string // thumbprint of the key that signed
+	key string // thumbprint of the key that signed it
 }
 
-// parseProof checks all that is needed before the jti is spent.
+// parseProof checks what must be checked before the jti is spent.
 func parseProof(r *http.Request) (proof, error) {
 	headers := r.Header.Values("DPoP")
 	if len(headers) != 1 {
@@ -80,7 +80,7 @@ func headerKey(t *jwt.Token) (publicJWK, error) {
 	return key, err
 }
 
-// fits tells whether the proof was made for this request, with this token.
+// fits returns an error unless the proof was made for this request and this token.
 func (p proof) fits(r *http.Request, token string) error {
 	switch {
 	case p.Method != r.Method:
@@ -93,8 +93,8 @@ func (p proof) fits(r *http.Request, token string) error {
 	return nil
 }
 
-// sameTarget does not forgive a query in htu, as some servers do: RFC 9449
-// section 4.2 leaves it out.
+// sameTarget does not accept a query in htu, as some servers do: RFC 9449 section 4.2
+// leaves it out.
 func sameTarget(htu string, r *http.Request) bool {
 	claimed, err := url.Parse(htu)
 	if err != nil || strings.ContainsAny(htu, "?#") || claimed.User != nil {
@@ -103,8 +103,8 @@ func sameTarget(htu string, r *http.Request) bool {
 	return normalize(claimed) == normalize(target(r))
 }
 
-// target goes by the request line, which a handler such as [http.StripPrefix]
-// leaves as it is.
+// target uses the request line, which handlers such as [http.StripPrefix] do not
+// change.
 func target(r *http.Request) *url.URL {
 	u := *r.URL
 	if line, err := url.ParseRequestURI(r.RequestURI); err == nil {
@@ -117,8 +117,8 @@ func target(r *http.Request) *url.URL {
 	return &u
 }
 
-// normalize does what RFC 3986 sections 6.2.2 and 6.2.3 say, but for dot
-// segments, which stay as they were sent.
+// normalize normalises by RFC 3986 sections 6.2.2 and 6.2.3, except dot segments, which
+// stay as they were sent.
 func normalize(u *url.URL) string {
 	o := origin.Of(u)
 	path := normalizeEscapes(u.EscapedPath())
@@ -128,8 +128,8 @@ func normalize(u *url.URL) string {
 	return o.Scheme + "://" + o.Host + path
 }
 
-// normalizeEscapes decodes what needs no escape. EscapedPath has seen to it that
-// two hexadecimal digits follow each percent sign.
+// normalizeEscapes decodes characters that need no escape. EscapedPath ensures that two
+// hexadecimal digits follow each percent sign.
 func normalizeEscapes(path string) string {
 	const unreserved = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
 	parts := strings.Split(path, "%")

@@ -5,13 +5,12 @@ import (
 	"strings"
 )
 
-// Protect returns a handler that calls h for requests with a good access
-// token in the Authorization header. Others it answers 401 with the challenge
-// of RFC 6750 section 3: error="invalid_token", or no error for a request
-// without a token. A token that is bound to a key (see [DPoP]) is good with the
-// scheme DPoP and a proof of the key; without, the challenge is that of RFC 9449
-// section 7.1, with the error use_dpop_nonce, invalid_dpop_proof or
-// invalid_token. It may serve anywhere, not only in this server.
+// Protect returns a handler that calls h for requests with a valid access token in the
+// Authorization header. It answers other requests with 401 and the challenge of RFC
+// 6750 section 3: error="invalid_token", or no error for a request without a token. A
+// token that is bound to a key (see [DPoP]) needs the scheme DPoP and a proof of the
+// key. Without these, the challenge is that of RFC 9449 section 7.1, with the error
+// use_dpop_nonce, invalid_dpop_proof or invalid_token. The handler works in any server.
 func (s *Server) Protect(h http.Handler) http.Handler {
 	return s.protect(h, func(w http.ResponseWriter, challenge string) {
 		w.Header().Set("WWW-Authenticate", challenge)
@@ -19,9 +18,9 @@ func (s *Server) Protect(h http.Handler) http.Handler {
 	})
 }
 
-// ProtectForbidden is as [Server.Protect], but answers 403 with an empty body
-// and no challenge, as some front ends do for a token that has expired. Where
-// a nonce is due, DPoP-Nonce is all that tells.
+// ProtectForbidden is like [Server.Protect], but answers 403 with an empty body and no
+// challenge, as some front ends do for an expired token. If the server demands a nonce,
+// only DPoP-Nonce shows it.
 func (s *Server) ProtectForbidden(h http.Handler) http.Handler {
 	return s.protect(h, func(w http.ResponseWriter, _ string) {
 		w.WriteHeader(http.StatusForbidden)
@@ -41,8 +40,7 @@ func (s *Server) protect(h http.Handler, refuse func(w http.ResponseWriter, chal
 	})
 }
 
-// admit returns the challenge for a request that is to be refused, and the empty
-// string for others.
+// admit returns the challenge for a request that must be refused, and "" for others.
 func (s *Server) admit(r *http.Request) (challenge string) {
 	scheme, token := credentials(r)
 	switch {

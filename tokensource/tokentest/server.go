@@ -1,5 +1,6 @@
-// Package tokentest runs a real OAuth authorization server and a protected API
-// on the loopback interface, for the tests of programs that carry tokens.
+// Package tokentest runs a real OAuth authorization server and a protected API on the
+// loopback interface, for the tests of programs that use tokens. Begin with [NewServer]
+// and [Server.Counts]:
 //
 //	srv := tokentest.NewServer(t)
 //	srv.SetLifetime(2*time.Second, 0)
@@ -11,35 +12,32 @@
 //		t.Errorf("%d refreshes, want 1", n)
 //	}
 //
-// The server behaves as strict servers do. Its access tokens are signed JWTs,
-// its refresh tokens work once: each refresh brings a new one, and a spent one
-// that is presented again revokes everything that came from the same login.
-// It gets tokens by either of two interfaces, which share their refresh tokens:
+// The server behaves as strict servers do. Its access tokens are signed JWTs. Its
+// refresh tokens work once: each refresh returns a new one, and sending a spent one
+// again revokes everything that came from the same login. Clients get tokens by two
+// interfaces, which share their refresh tokens:
 //
-//   - [Server.TokenURL] is RFC 6749, with the grants refresh_token,
-//     client_credentials, jwt-bearer (RFC 7523) and token-exchange (RFC 8693).
-//     A client that knows [Server.URL] alone finds it by the server's metadata (RFC
-//     8414).
-//   - [Server.LoginURL] and [Server.RefreshURL] are a home-made JSON interface,
-//     with a user's name and password.
+//   - [Server.TokenURL] follows RFC 6749, with the grants refresh_token,
+//     client_credentials, jwt-bearer (RFC 7523) and token-exchange (RFC 8693). A client
+//     that knows only [Server.URL] finds it by the server's metadata (RFC 8414).
+//   - [Server.LoginURL] and [Server.RefreshURL] are a custom JSON interface with a
+//     user's name and password.
 //
-// The API at [Server.APIURL] refuses a dead token with 401 and a challenge, as
-// RFC 6750 has it; the one at [Server.LegacyURL] answers 403 and nothing else.
-// [Server.Protect] and [Server.ProtectForbidden] do the same for a handler of
-// the caller's own. [Server.Subject] tells whose a token is.
+// The API at [Server.APIURL] refuses a dead token with 401 and a challenge, by RFC
+// 6750. The API at [Server.LegacyURL] answers 403 without a challenge. [Server.Protect]
+// and [Server.ProtectForbidden] do the same for your own handler. [Server.Subject]
+// returns the user of a token.
 //
-// [Server.TrustKey] makes the server trust a key whose signature authenticates
-// the client or grants a token. A client that sends DPoP proofs (RFC 9449) gets
-// tokens that are bound to its key; [Server.SetDPoP] makes the server demand
-// proofs and nonces. What is to be used once, such as a proof, is refused the
-// second time.
+// [Server.TrustKey] makes the server trust a key whose signature authenticates the
+// client or grants a token. A client that sends DPoP proofs (RFC 9449) gets tokens that
+// are bound to its key; [Server.SetDPoP] makes the server demand proofs and nonces. The
+// server refuses the second use of anything that is valid once, such as a proof.
 //
-// Everything can be made to go wrong while the server runs: tokens expire
-// ([Server.SetLifetime], [Server.ExpireRefresh]), are revoked
-// ([Server.RevokeAccess], [Server.RevokeAll]), nonces go stale
-// ([Server.ExpireNonces]), and token requests are slow
-// ([Server.SetLatency]) or fail ([Server.Fail]). [Server.Counts] tells what
-// the server saw.
+// You can make everything go wrong while the server runs: tokens expire
+// ([Server.SetLifetime], [Server.ExpireRefresh]) or are revoked ([Server.RevokeAccess],
+// [Server.RevokeAll]), nonces go stale ([Server.ExpireNonces]), and token requests are
+// slow ([Server.SetLatency]) or fail ([Server.Fail]). [Server.Counts] says what the
+// server saw.
 package tokentest
 
 import (
@@ -55,22 +53,21 @@ import (
 	"time"
 )
 
-// A Server is an authorization server and an API that trusts it.
-// [Start] or [NewServer] makes one; the zero Server is of no use.
-// All methods are safe for concurrent use, at any time until Close returns.
+// A Server is an authorization server and an API that trusts it. Make one with
+// [NewServer] or [Start]. All methods are safe for concurrent use until Close returns.
 type Server struct {
 	// URL is where the server listens, without a slash at the end:
-	// http://127.0.0.1:port. It is also the issuer (iss) of the access tokens.
-	// Do not change this field or the next four.
+	// http://127.0.0.1:port. It is also the issuer (iss) of the access tokens. You must
+	// not change this field or the next four.
 	URL string
 
-	// ClientID and ClientSecret are the one OAuth client that the server knows.
-	// They hold characters that arrive wrong unless the client encodes them
-	// as RFC 6749 section 2.3.1 says.
+	// ClientID and ClientSecret are those of the only OAuth client that the server
+	// knows. They contain characters that arrive wrong unless the client encodes them
+	// by RFC 6749 section 2.3.1.
 	ClientID, ClientSecret string
 
-	// Username and Password are the one user that the server knows.
-	// They hold characters that arrive wrong unless JSON is encoded properly.
+	// Username and Password are those of the only user that the server knows. They
+	// contain characters that arrive wrong unless JSON is encoded properly.
 	Username, Password string
 
 	http   *http.Server
@@ -78,8 +75,8 @@ type Server struct {
 	active sync.WaitGroup // the accept loop, and each connection
 	key    []byte
 
-	// mu guards what follows. It is never held during I/O, signing, or
-	// reading random numbers.
+	// mu guards what follows. It is never held during I/O, signing, or reading random
+	// numbers.
 	mu       sync.Mutex
 	ledger   ledger
 	latency  time.Duration
@@ -90,7 +87,7 @@ type Server struct {
 	assertions spentIDs
 	proofs     spentIDs
 	dpop       DPoP
-	nonceEpoch uint64 // nonces of an earlier one are stale
+	nonceEpoch uint64 // nonces of an earlier epoch are stale
 }
 
 // NewServer starts a server for a test, and closes it when the test ends.
@@ -101,8 +98,8 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
-// Start starts a server on a free port of the loopback interface, for programs
-// that are not tests. The caller calls Close. Start panics if it cannot listen.
+// Start starts a server on a free port of the loopback interface, for programs that are
+// not tests. You must call Close. Start panics if it cannot listen.
 func Start() *Server {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -135,8 +132,8 @@ func (s *Server) serve(listener net.Listener) {
 	s.active.Go(func() { s.http.Serve(listener) })
 }
 
-// track runs for a new connection before the accept loop can end, so active
-// cannot reach zero while there is a connection that Close must wait for.
+// track counts a new connection before the accept loop can end, so that active cannot
+// reach zero while Close must wait for a connection.
 func (s *Server) track(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -146,8 +143,8 @@ func (s *Server) track(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// Close cuts all connections, ends the requests that hang or wait, and returns
-// when the server has no goroutine left. Closing again does nothing.
+// Close cuts all connections, ends requests that hang or wait, and returns when the
+// server has no goroutine left. A second call does nothing.
 func (s *Server) Close() {
 	s.stop()
 	s.http.Close()
@@ -165,7 +162,7 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-// metadata are what RFC 8414 has clients read.
+// metadata serves the metadata of RFC 8414.
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]any{

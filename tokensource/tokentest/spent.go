@@ -2,11 +2,11 @@ package tokentest
 
 import "time"
 
-// minSweep keeps a small memory from being swept for each new id.
+// minSweep prevents a sweep of a small memory for each new id.
 const minSweep = 64
 
-// A spentIDs remembers the jti of each JWT that may be used once, until the
-// JWT is dead by its age. So it stays bounded however long the server runs.
+// A spentIDs remembers the jti of each JWT that is valid once, until the JWT is too
+// old. So its size stays bounded however long the server runs.
 type spentIDs struct {
 	until   map[string]time.Time
 	sweepAt int
@@ -16,8 +16,8 @@ func newSpentIDs() spentIDs {
 	return spentIDs{until: make(map[string]time.Time), sweepAt: minSweep}
 }
 
-// spend reports false for an id that was spent before. The JWT must be refused
-// for its age from until on.
+// spend returns false for an id that was spent before. From until on, the JWT must be
+// refused because of its age.
 func (s *spentIDs) spend(id string, until time.Time) bool {
 	if _, spent := s.until[id]; spent {
 		return false
@@ -29,7 +29,7 @@ func (s *spentIDs) spend(id string, until time.Time) bool {
 	return true
 }
 
-// sweep is due again when the rest has doubled, so that its cost is spread.
+// sweep is due again when the remaining ids have doubled, which spreads its cost.
 func (s *spentIDs) sweep() {
 	now := time.Now()
 	for id, until := range s.until {

@@ -6,29 +6,28 @@ import (
 	"net/url"
 )
 
-// TokenURL is the token endpoint of RFC 6749: a POST of a form, with one of the
-// grants
+// TokenURL is the URL of the token endpoint (RFC 6749). It takes a POST of a form, with
+// one of these grants:
 //
 //   - refresh_token;
 //   - client_credentials, for a client that authenticates;
-//   - urn:ietf:params:oauth:grant-type:jwt-bearer (RFC 7523 section 2.1), whose
-//     assertion is signed by a key of [Server.TrustKey] and need not come with
-//     a client: it gets an access token of the assertion's sub;
-//   - urn:ietf:params:oauth:grant-type:token-exchange (RFC 8693), for a client
-//     that authenticates and has an access token of this server, or two: see
+//   - urn:ietf:params:oauth:grant-type:jwt-bearer (RFC 7523 section 2.1), with an
+//     assertion that a key of [Server.TrustKey] has signed. It returns an access token
+//     of the assertion's sub. The client need not identify itself;
+//   - urn:ietf:params:oauth:grant-type:token-exchange (RFC 8693), for a client that
+//     authenticates and has one or two access tokens of this server: see
 //     [Server.Subject].
 //
-// The client authenticates by Basic, by client_secret in the form, or by
-// a client_assertion (RFC 7523 section 2.2) signed by a key of TrustKey.
-// Without any of these, it gives client_id alone. Scopes, resources and
-// audiences are accepted, and mean nothing.
+// The client authenticates by Basic, by client_secret in the form, or by a
+// client_assertion (RFC 7523 section 2.2) that a key of TrustKey has signed. Otherwise
+// it sends only client_id. Scopes, resources and audiences are accepted without effect.
 //
-// An assertion has iss and sub, the aud TokenURL or URL, an exp, and an iat and
-// nbf at most 20 seconds in the future, if any. That of a client has its
-// ClientID for iss and sub. A jti is good once, and a client's assertion must
-// have one; it is spent even if what comes next, DPoP or the grant, fails.
+// An assertion has iss and sub, the aud TokenURL or URL, an exp, and optionally an iat
+// and nbf at most 20 seconds in the future. A client's assertion has its ClientID as
+// iss and sub. A jti is valid once, and a client's assertion must have one. It is spent
+// even if a later check, of DPoP or the grant, fails.
 //
-// [DPoP] tells how tokens are bound to a key.
+// [DPoP] describes how tokens are bound to a key.
 func (s *Server) TokenURL() string { return s.URL + "/token" }
 
 type tokenAnswer struct {
@@ -48,11 +47,11 @@ func oauthError(status int, code, description string) reply {
 	return reply{status: status, body: errorAnswer{code, description}}
 }
 
-// A tokenRequest is what a grant goes by, after all that grants have in common.
+// A tokenRequest is the input of a grant, after the checks that all grants share.
 type tokenRequest struct {
 	form   url.Values
 	client clientKind
-	key    string // thumbprint of the key of the DPoP proof; empty: no proof
+	key    string // thumbprint of the DPoP proof's key; empty: no proof
 }
 
 func (s *Server) token(r *http.Request, body []byte) reply {
@@ -61,8 +60,8 @@ func (s *Server) token(r *http.Request, body []byte) reply {
 	return p
 }
 
-// answerToken looks at the proof before the grant, which a client must be able
-// to ask for again when it has the nonce.
+// answerToken checks the proof before the grant, because a client must be able to
+// repeat the grant once it has the nonce.
 func (s *Server) answerToken(r *http.Request, body []byte) reply {
 	form, ok := parseForm(r, body)
 	if !ok {
@@ -107,7 +106,7 @@ func (s *Server) grantRefresh(ask tokenRequest) reply {
 	return s.tokenReply(g)
 }
 
-// grantCredentials gives no refresh token, as RFC 6749 section 4.4.3 recommends.
+// grantCredentials issues no refresh token, as RFC 6749 section 4.4.3 recommends.
 func (s *Server) grantCredentials(ask tokenRequest) reply {
 	if ask.client == public {
 		return oauthError(http.StatusBadRequest, "unauthorized_client", "this grant needs a client that authenticates")
@@ -132,8 +131,8 @@ func (s *Server) answer(g grant) tokenAnswer {
 	}
 }
 
-// parseForm reports false also for a parameter that is given twice, which
-// RFC 6749 section 3.2 forbids. RFC 8693 section 2.1 allows it for two.
+// parseForm also returns false for a repeated parameter, which RFC 6749 section 3.2
+// forbids. RFC 8693 section 2.1 allows it for two parameters.
 func parseForm(r *http.Request, body []byte) (url.Values, bool) {
 	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if mediaType != "application/x-www-form-urlencoded" {

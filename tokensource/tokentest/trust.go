@@ -17,14 +17,13 @@ var (
 	errNoTrustedKey = errors.New("no trusted key has made the signature with this alg")
 )
 
-// TrustKey makes the server trust the JWTs that this key signs, whatever their
-// kid, besides those of the keys it trusts already. They authenticate the
-// client at TokenURL, by the method private_key_jwt (RFC 7523 section 2.2), or
-// are the assertion of the grant jwt-bearer (RFC 7523 section 2.1).
+// TrustKey makes the server also trust the JWTs that this key signs, whatever their
+// kid. They authenticate the client at TokenURL by the method private_key_jwt (RFC 7523
+// section 2.2), or are the assertion of the grant jwt-bearer (RFC 7523 section 2.1).
 //
 // The key is an [*rsa.PublicKey] for RS256 to RS512 and PS256 to PS512, an
-// [*ecdsa.PublicKey] on P-256 for ES256, on P-384 for ES384 or on P-521 for
-// ES512, or an [ed25519.PublicKey] for EdDSA. TrustKey panics for any other.
+// [*ecdsa.PublicKey] on P-256 for ES256, on P-384 for ES384 or on P-521 for ES512, or
+// an [ed25519.PublicKey] for EdDSA. TrustKey panics for any other key.
 func (s *Server) TrustKey(key crypto.PublicKey) {
 	if algorithms(key) == nil {
 		panic(fmt.Sprintf("tokentest: cannot trust a key of type %T", key))
@@ -34,7 +33,7 @@ func (s *Server) TrustKey(key crypto.PublicKey) {
 	s.trusted = append(s.trusted, key)
 }
 
-// trustedFor returns the keys that alg fits.
+// trustedFor returns the trusted keys that fit alg.
 func (s *Server) trustedFor(alg string) jwt.VerificationKeySet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,7 +46,7 @@ func (s *Server) trustedFor(alg string) jwt.VerificationKeySet {
 	return set
 }
 
-// parseTrusted checks the signature and nothing else.
+// parseTrusted checks only the signature.
 func (s *Server) parseTrusted(raw string, c jwt.Claims) error {
 	_, err := jwt.ParseWithClaims(raw, c,
 		func(t *jwt.Token) (any, error) { return s.trustedFor(t.Method.Alg()), nil },
@@ -61,8 +60,8 @@ func (s *Server) parseTrusted(raw string, c jwt.Claims) error {
 	return nil
 }
 
-// algorithms returns what a key can sign by RFC 7518 and RFC 8037; nil for a
-// key that the server cannot use.
+// algorithms returns the algorithms of a key by RFC 7518 and RFC 8037, or nil for a key
+// that the server cannot use.
 func algorithms(key crypto.PublicKey) []string {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
