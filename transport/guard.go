@@ -138,10 +138,10 @@ func (g *guard) allows(req *http.Request, token *tokensource.Token) bool {
 	}
 	defer g.mu.Unlock()
 	k, h := kindOf(req), hashOf(token)
-	seen, known := g.seen[h]
-	if g.proven[sighting{k, h}] || !known {
+	if g.proven[sighting{k, h}] {
 		return true
 	}
+	seen := g.seen[h]
 	bad := seen.untried && !g.proven[sighting{token: h}]
 	if bad || len(g.rows) > 0 && seen.caused && !g.proven[sighting{kind{origin: k.origin}, h}] {
 		g.grow(k.origin, seen.at)

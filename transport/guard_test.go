@@ -661,19 +661,21 @@ func TestTheTokenAfterOneThatExpiredOnItsWayBeginsNoRow(t *testing.T) {
 // Two callers that were refused together get one token, but not at one moment.
 func TestATokenThatComesToASecondCallerLaterIsNoYounger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int32
-		source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
-			switch asked.Add(1) {
-			case 1, 2:
+		var asked, refreshed atomic.Int32
+		source := tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+			asked.Add(1)
+			if old == nil && refreshed.Load() == 0 {
 				return &tokensource.Token{AccessToken: "first"}, nil
-			case 3:
+			}
+			switch refreshed.Add(1) {
+			case 1:
 				time.Sleep(10 * time.Millisecond)
-			case 4:
+			case 2:
 				time.Sleep(time.Second)
 			}
 			return &tokensource.Token{AccessToken: "second"}, nil
 		})
-		auth := &transport.Auth{Source: source, Base: &api{likes: refuseAll}}
+		auth := &transport.Auth{Source: source, Base: &api{likes: refuseAll, delay: 5 * time.Millisecond}}
 		all(2, func() error { return ok(t, auth) })
 		time.Sleep(1100 * time.Millisecond)
 		before := asked.Load()
@@ -731,6 +733,14 @@ func TestAnErrorAfterANewTokenIsHeldAgainstItForAMomentOnly(t *testing.T) {
 			if got := asks(t, auth, "https://api.example"+path); got != 200 {
 				t.Errorf("%s: got status %d, want a refresh and 200", path, got)
 			}
+		}
+		s.dead.Store(1 << 20)
+		before := s.issued.Load()
+		for range 100 {
+			asks(t, auth, "https://api.example/")
+		}
+		if got := s.issued.Load() - before; got > 2 {
+			t.Errorf("%d token requests for what is refused then, want at most 2", got)
 		}
 	})
 }

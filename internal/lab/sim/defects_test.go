@@ -88,7 +88,10 @@ var defects = []defect{
 	}
 	return min(shortestPause<<max(`}},
 	{"a token that was accepted is not excepted", "transport/guard.go", []string{
-		`g.proven[sighting{k, h}] || !known`, `!known`}},
+		`	if g.proven[sighting{k, h}] {
+		return true
+	}
+	seen`, `	seen`}},
 	{"all paths of an origin are one", "transport/guard.go", []string{
 		`	h.WriteString(req.URL.Path)
 `, ``}},
