@@ -264,7 +264,7 @@ func TestWhatAHookCannotDoIsToldWithoutSecrets(t *testing.T) {
 		{400, ``, func([]byte) ([]byte, error) { panic("called for an empty body") }, nil, "tokensource: the token endpoint answered 400", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, nil }, nil, "tokensource: the token endpoint answered 200: reply: empty", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(`{"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
-		{200, `{"x":1}`, nil, func(url.Values) any { return func() {} }, "tokensource: Endpoint.RequestJSON: what it returns is not JSON: a *json.UnsupportedTypeError", false},
+		{200, `{"x":1}`, nil, func(url.Values) any { return func() {} }, "tokensource: Endpoint.RequestJSON: its result cannot be encoded as JSON: a *json.UnsupportedTypeError", false},
 	} {
 		e := endpointReply(c.status, nil, c.body)
 		e.ReplyJSON = c.reply

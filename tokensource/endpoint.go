@@ -228,7 +228,7 @@ func (e Endpoint) bodyAgain(ctx context.Context, grant grant, length int64, secr
 			return nil, err
 		}
 		if int64(len(body)) != length {
-			return nil, errors.New("tokensource: the next token request is of another length")
+			return nil, errors.New("tokensource: the repeated token request has a different length")
 		}
 		secrets.add(form)
 		return io.NopCloser(strings.NewReader(body)), nil
@@ -242,7 +242,7 @@ func (e Endpoint) body(form url.Values) (string, error) {
 	}
 	data, err := json.Marshal(e.RequestJSON(maps.Clone(form)))
 	if err != nil {
-		return "", fmt.Errorf("tokensource: Endpoint.RequestJSON: what it returns is not JSON: a %T", err)
+		return "", fmt.Errorf("tokensource: Endpoint.RequestJSON: its result cannot be encoded as JSON: a %T", err)
 	}
 	return string(data), nil
 }

@@ -150,6 +150,7 @@ func ExampleTokenExchange() {
 		}),
 		SubjectType: "urn:ietf:params:oauth:token-type:jwt",
 		Actor:       &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
+		ActorType:   "urn:ietf:params:oauth:token-type:jwt",
 	}
 	source := &tokensource.Keyed[string]{
 		Key: userToken,

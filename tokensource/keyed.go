@@ -61,10 +61,10 @@ type entry[K comparable] struct {
 }
 
 // ErrKeysFull says that a [Keyed] has MaxKeys keys and can drop none of them.
-var ErrKeysFull = errors.New("tokensource: no key can make room for another")
+var ErrKeysFull = errors.New("tokensource: the Keyed is full, and each key is in use or has a login")
 
 var (
-	errNested   = errors.New("tokensource: Keyed.New: it uses its Keyed for a key that is being made")
+	errNested   = errors.New("tokensource: Keyed.New: it uses a Keyed with a key whose Cache is being made")
 	errOtherKey = errors.New("tokensource: Keyed.Key: it has returned two keys for one context")
 )
 

@@ -436,7 +436,7 @@ func TestNewMayBeSlowAndMayNotUseItsKeyedForTheSameKey(t *testing.T) {
 		if _, err := k.Token(short, nil); err != context.DeadlineExceeded {
 			t.Errorf("got %v, want the caller's own DeadlineExceeded", err)
 		}
-		if _, err := k.Token(tenant(t.Context(), "itself"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New: it uses its Keyed") {
+		if _, err := k.Token(tenant(t.Context(), "itself"), nil); err == nil || !strings.Contains(err.Error(), "Keyed.New: it uses a Keyed") {
 			t.Errorf("got %v, want an error that tells of New", err)
 		}
 		got, err = k.Token(slow, nil)

@@ -122,7 +122,7 @@ func (s *SignedJWT) header() (map[string]any, error) {
 	header := maps.Clone(s.Header)
 	for name := range header {
 		if name == "alg" || name == "kid" {
-			return nil, fmt.Errorf("tokensource: SignedJWT.Header: %q has a field of its own", name)
+			return nil, fmt.Errorf("tokensource: SignedJWT.Header: %q has its own field", name)
 		}
 	}
 	if s.KeyID != "" {

@@ -200,7 +200,7 @@ func TestAClaimThatIsSetAlreadyIsAnError(t *testing.T) {
 func TestAHeaderParameterWithAFieldIsAnError(t *testing.T) {
 	for _, name := range []string{"alg", "kid"} {
 		s := tokensource.SignedJWT{Key: testP256(), Header: map[string]any{name: "mine"}}
-		wantSignedError(t, s, fmt.Sprintf("tokensource: SignedJWT.Header: %q has a field of its own", name))
+		wantSignedError(t, s, fmt.Sprintf("tokensource: SignedJWT.Header: %q has its own field", name))
 	}
 }
 

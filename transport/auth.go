@@ -79,10 +79,10 @@ type Auth struct {
 	// request fails with the error.
 	//
 	// Parameter had reports whether Source has ever given this Auth a token. If Source
-	// serves one user, return !had. Then requests go without a token until the first
-	// login in this process, and fail after a logout or when the login has ended. If
-	// Source serves many users, like a [tokensource.Keyed], had is true for all of them
-	// once one has a token. Decide then by the user in the request's context.
+	// serves one user, return !had. Then requests go without a token until Source first
+	// returns one in this process, and fail after a later logout or end of the login.
+	// If Source serves many users, like a [tokensource.Keyed], had is true for all of
+	// them once one has a token. Decide then by the user in the request's context.
 	//
 	// A request without a token is sent once, and its body is not recorded. It skips a
 	// [DPoP] and goes to the Base of the DPoP. You cannot tell if a server answers it

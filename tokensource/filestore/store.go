@@ -1,6 +1,7 @@
 //go:build unix || windows
 
-// Package filestore keeps tokens in files, for the processes of one machine.
+// Package filestore keeps tokens in files, for the processes of one machine. Pass a
+// [Store] to a [tokensource.Stored]:
 //
 //	source := &tokensource.Cache{Source: &tokensource.Stored{
 //		Source: &tokensource.RefreshToken{Endpoint: endpoint, RefreshToken: initial},

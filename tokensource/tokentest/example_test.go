@@ -11,7 +11,9 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
+	"github.com/tokentripper/tokentripper/transport"
 )
 
 // A refresh token works once. In a test, NewServer(t) spares the Close.
@@ -125,4 +127,32 @@ func tokenFor(srv *tokentest.Server, refreshToken string) string {
 	}
 	json.NewDecoder(resp.Body).Decode(&answer)
 	return answer.AccessToken
+}
+
+// A client whose nonces go stale is challenged, and sends its requests again.
+func ExampleServer_ExpireNonces() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	srv.SetDPoP(tokentest.DPoP{Required: true, Nonces: true})
+	_, key, _ := ed25519.GenerateKey(nil)
+	dpop := &transport.DPoP{Key: key}
+	client := &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
+			URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
+			Client: &http.Client{Transport: dpop},
+		}}},
+		Base: dpop,
+	}}
+	for range 2 {
+		resp, err := client.Get(srv.APIURL())
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(resp.Status, "challenges:", srv.Counts().NonceChallenges, "reused proofs:", srv.Counts().ProofReuses)
+		srv.ExpireNonces()
+	}
+	// Output:
+	// 200 OK challenges: 2 reused proofs: 0
+	// 200 OK challenges: 3 reused proofs: 0
 }
