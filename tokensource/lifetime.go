@@ -95,14 +95,13 @@ type lease struct {
 	token *Token
 	until time.Time // the token's Expiry
 	early time.Time // when to refresh it early
-	look  time.Time // when a Source that shares it looks at what others have
 	login bool      // it came by Set or Replace: the Source may have no other
 }
 
 // newLease draws the moment of the early refresh of a token that was asked for
 // at began. The wide window spreads a fleet that was started together.
 func newLease(t *Token, began, now time.Time) lease {
-	l := lease{token: t, until: clock.Anchor(now, t.Expiry), look: nextLook(now)}
+	l := lease{token: t, until: clock.Anchor(now, t.Expiry)}
 	switch {
 	case !clock.Passed(now, t.RefreshAt):
 		l.early = clock.Anchor(now, t.RefreshAt)

@@ -24,8 +24,9 @@ import (
 //
 // If the store was emptied or put back to an older state, each process saves the newest
 // token that it knows with its next call, or its next [Stored.Look]. No refresh token is
-// spent until 45 s after the first has noticed: by then all have looked that
-// send requests. Meanwhile Token returns the token if it is good, else a [StoreError].
+// spent until 45 s after the first has done so: by then all have looked that
+// send requests and reach the store. Meanwhile Token returns the token if it is good, else a [StoreError].
+// Each further loss prolongs this.
 //
 // The user must log in again if a process is killed after the server has ended its
 // refresh token and before the next one is saved. The same happens if a process that
@@ -166,23 +167,23 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.newest.Awaited = s.logins > 0
-	generation := s.newest.Newest(stored.Record)
-	if generation == 0 {
+	if s.newest.Newest(stored.Record) == 0 {
 		s.newest = saved(stored)
 		return s.newest, nil
 	}
-	if s.newest.Outcome == lineage.Saved { // the Store was emptied, or put back
-		s.newest.Known = s.newest.SavedAgain(stored.Record, time.Now().UnixMilli())
+	now := time.Now().UnixMilli()
+	if s.newest.Misses(stored.Record) { // it was emptied, or put back
+		s.newest.Known = s.newest.SavedAgain(now)
 	}
 	if locked {
-		s.newest.Known = s.newest.Above(stored.Record, generation)
+		s.newest.Known = s.newest.Above(stored.Record, now)
 	}
 	return s.newest, nil
 }
 
 // Look learns what other processes have made of the token, and saves what this process
 // knows to be newer, as where the store was emptied. It asks Source for nothing. A [Cache] over Stored
-// calls it every 20 to 30 s while it serves a good token.
+// calls it every 20 to 30 s while requests are sent, and again within 3 s if it fails.
 //
 // It takes 20 s at most. The error is a [StoreError], or ctx's; what is not saved then is
 // saved with the next call.
@@ -242,11 +243,11 @@ func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
 
 // spends reports whether to go on from a token spends a refresh token.
 func (s *Stored) spends(base *Token) bool {
+	if source, ok := s.Source.(spender); ok && source.Spends() {
+		return true
+	}
 	if base != nil {
 		return base.RefreshToken != ""
-	}
-	if source, ok := s.Source.(spender); ok {
-		return source.Spends()
 	}
 	r, ok := s.Source.(*RefreshToken)
 	return ok && r.RefreshToken != ""

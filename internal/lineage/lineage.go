@@ -14,7 +14,7 @@ type Record struct {
 	Generation uint64 // greater than that of the record before; zero: there is none
 	Login      string // names the login or logout that it descends from; empty: none, or one of a release that names none
 	Ended      bool   // it has no token: the refresh token was refused, or the user has logged out
-	Lost       int64  // when a process noticed that the store had lost records, in Unix milliseconds; zero: none has
+	Lost       int64  // when a process first saved again what the store had lost, in Unix milliseconds; zero: none has
 }
 
 // An Outcome is what became of saving a record.
@@ -53,13 +53,19 @@ const Doubt = 45_000
 // lost. A moment far ahead says nothing: it comes from a clock that is wrong.
 func (r Record) Doubtful(now int64) bool { return max(r.Lost-now, now-r.Lost) < Doubt }
 
-// SavedAgain returns k as it is to be saved because the store has lost it. The doubt
-// ends when that of others does who have noticed the same.
-func (k Known) SavedAgain(stored Record, now int64) Known {
-	k.Outcome, k.Lost = Untried, now
-	if stored.Doubtful(now) {
-		k.Lost = stored.Lost
+// Misses reports whether the store has lost k, which is newer, or what k has followed. What was refused
+// has never been in the store, and so nobody has gone on from it.
+func (k Known) Misses(stored Record) bool {
+	return k.Outcome == Saved || k.Outcome != Refused && !k.Begins && k.Generation > stored.Generation+1
+}
+
+// SavedAgain returns k as it is to be saved because the store has lost it. With the refresh token of the
+// record before, k stands no higher than that: another process may know what has followed it.
+func (k Known) SavedAgain(now int64) Known {
+	if k.Spent {
+		k.Generation--
 	}
+	k.Outcome, k.Spent, k.Lost = Untried, false, now
 	return k
 }
 
@@ -110,9 +116,16 @@ func (k Known) replaces(stored Record) bool {
 	return k.Generation > stored.Generation+Tolerance
 }
 
-// Above returns k as it is to be saved under the lock, where Newest has returned this
-// generation.
-func (k Known) Above(stored Record, generation uint64) Known {
-	k.Generation, k.Over = generation, stored.Login
+// Above returns k as it is to be saved under the lock, where it is the newest. A doubt begins now,
+// however long ago the loss was noticed, and ends when that of others does who have noticed the same.
+func (k Known) Above(stored Record, now int64) Known {
+	k.Generation, k.Over = k.Newest(stored), stored.Login
+	switch {
+	case k.Lost == 0:
+	case stored.Doubtful(now):
+		k.Lost = stored.Lost
+	case k.Lost != stored.Lost:
+		k.Lost = now
+	}
 	return k
 }
