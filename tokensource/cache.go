@@ -3,11 +3,14 @@ package tokensource
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
 // A Cache keeps one token of the Source below it, and refreshes it once for all
@@ -84,6 +87,7 @@ type Cache struct {
 	row     *row       // left alone, or ended; nil if the last refresh brought a new token
 	call    *call      // a call of Source that has not returned; it may outlive its flight
 	telling *telling   // the last Set, Forget or Replace
+	again   time.Time  // when a Source that shares the token looks at what others have
 }
 
 // A state is the state of the Source.
@@ -183,6 +187,7 @@ func (c *Cache) look(ctx context.Context, old *Token) (*Token, *wait, error) {
 	case asking:
 		return nil, c.join(now), nil
 	case leftAlone:
+		c.watch(ctx, now)
 		switch r := c.row; {
 		case r.err == nil: // even if it has expired, because clocks may be wrong
 			return c.lease.token, nil, nil
@@ -216,16 +221,27 @@ func (c *Cache) offer(ctx context.Context, now time.Time) (*Token, *wait, error)
 // held.
 func (c *Cache) watch(ctx context.Context, now time.Time) {
 	s, ok := c.Source.(looker)
-	if !ok || !lapsed(now, c.lease.look) {
+	if !ok || !clock.Passed(now, c.again) {
 		return
 	}
-	c.lease.look = nextLook(now)
+	c.again = nextLook(now)
 	go func() {
 		if c.watching.TryLock() {
 			defer c.watching.Unlock()
-			guarded(func() error { return s.Look(withoutTrace(context.WithoutCancel(ctx))) })
+			if guarded(func() error { return s.Look(withoutTrace(context.WithoutCancel(ctx))) }) != nil {
+				c.watchSoon()
+			}
 		}
 	}()
+}
+
+// watchSoon makes the Source look again soon, because a look failed.
+func (c *Cache) watchSoon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.again = now.Add(2*unsavedPause + rand.N(unsavedPause))
+	c.publish(now)
 }
 
 // publish sets what Token may return without a lock; c.mu is held.
@@ -238,8 +254,13 @@ func (c *Cache) publish(now time.Time) {
 	if state := c.state(now); state == asking || state == ended { // no early refresh begins
 		l.early = time.Time{}
 	}
-	if _, ok := c.Source.(looker); ok && (l.early.IsZero() || l.look.Before(l.early)) {
-		l.early = l.look
+	if _, ok := c.Source.(looker); ok {
+		if c.again.IsZero() {
+			c.again = nextLook(now)
+		}
+		if l.early.IsZero() || c.again.Before(l.early) {
+			l.early = c.again
+		}
 	}
 	c.ready.Store(&l)
 }

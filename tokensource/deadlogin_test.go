@@ -109,10 +109,11 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	for _, c := range []struct {
 		source tokensource.Source
 		want   int
-	}{{ask, 1}, {vault{ask}, 0}} {
+	}{{ask, 2}, {vault{ask}, 0}} {
 		calls = 0
 		s := &tokensource.Stored{Source: c.source, Store: awayStore{}, Key: "k", Unshared: true}
 		s.Token(t.Context(), nil)
+		s.Token(t.Context(), &Token{AccessToken: "a"})
 		if calls != c.want {
 			t.Errorf("%T: asked %d times while the store was away, want %d", c.source, calls, c.want)
 		}

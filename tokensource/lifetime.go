@@ -94,14 +94,13 @@ type lease struct {
 	token *Token
 	until time.Time // the token's Expiry
 	early time.Time // when to refresh it early
-	look  time.Time // when a Source that shares the token looks at the store
 	login bool      // it came by Set or Replace: the Source may have no other
 }
 
 // newLease draws the moment of the early refresh of a token that was requested at
 // began. The wide window spreads the refreshes of processes that started together.
 func newLease(t *Token, began, now time.Time) lease {
-	l := lease{token: t, until: clock.Anchor(now, t.Expiry), look: nextLook(now)}
+	l := lease{token: t, until: clock.Anchor(now, t.Expiry)}
 	switch {
 	case !clock.Passed(now, t.RefreshAt):
 		l.early = clock.Anchor(now, t.RefreshAt)

@@ -24,9 +24,9 @@ import (
 //
 // If the store was emptied or put back to an older state, each process saves the newest
 // token that it knows with its next call or its next [Stored.Look]. No refresh token is
-// spent until 45 s after the first process noticed. By then all processes that send
-// requests have looked. Meanwhile Token returns the token if it is good, and otherwise
-// a [StoreError].
+// spent until 45 s after the first process has done so. By then all processes that send
+// requests and reach the store have looked. Each further loss prolongs this. Meanwhile
+// Token returns the token if it is good, and otherwise a [StoreError].
 //
 // The user must log in again if a process is killed after the server has ended its
 // refresh token and before the next one is saved. The same happens if a process that
@@ -164,23 +164,24 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.newest.Awaited = s.logins > 0
-	generation := s.newest.Newest(stored.Record)
-	if generation == 0 {
+	if s.newest.Newest(stored.Record) == 0 {
 		s.newest = saved(stored)
 		return s.newest, nil
 	}
-	if s.newest.Outcome == lineage.Saved { // the Store was emptied or put back
-		s.newest.Known = s.newest.SavedAgain(stored.Record, time.Now().UnixMilli())
+	now := time.Now().UnixMilli()
+	if s.newest.Misses(stored.Record) { // the Store was emptied or put back
+		s.newest.Known = s.newest.SavedAgain(now)
 	}
 	if locked {
-		s.newest.Known = s.newest.Above(stored.Record, generation)
+		s.newest.Known = s.newest.Above(stored.Record, now)
 	}
 	return s.newest, nil
 }
 
 // Look reads what other processes have made of the token. If this process knows a newer
 // one, for example after the store was emptied, Look saves it. It does not ask Source.
-// A [Cache] over Stored calls Look every 20 to 30 s while it serves a good token.
+// A [Cache] over Stored calls Look every 20 to 30 s while requests are sent, and again
+// within 3 s if it fails.
 //
 // Look takes at most 20 s. The error is a [StoreError] or ctx's. After an error the
 // next call saves the token.
@@ -240,11 +241,11 @@ func (s *Stored) ask(ctx context.Context, old *Token) (*Token, error) {
 
 // spends reports whether asking Source with base as old spends a refresh token.
 func (s *Stored) spends(base *Token) bool {
+	if source, ok := s.Source.(spender); ok && source.Spends() {
+		return true
+	}
 	if base != nil {
 		return base.RefreshToken != ""
-	}
-	if source, ok := s.Source.(spender); ok {
-		return source.Spends()
 	}
 	r, ok := s.Source.(*RefreshToken)
 	return ok && r.RefreshToken != ""

@@ -76,7 +76,8 @@ func (s *Stored) flush(ctx context.Context, key string, life time.Duration) erro
 // Replace saves next, which a server has sent along with an answer to old, if old is
 // still the newest; see [Cache.Replace]. It takes at most 5 s. It does not wait for the
 // lock: if another caller holds it, the next call of Token saves next, unless there is
-// a newer token.
+// a newer token. While the store may have lost a newer token, Replace does not save a
+// token that has the refresh token of old.
 func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	kept, err := next.storable()
 	if err != nil {
@@ -111,6 +112,9 @@ func (s *Stored) replace(old, next *Token) bool {
 		next = &kept
 	}
 	same := next.keepsRefreshToken(k.token)
+	if same && k.Doubtful(time.Now().UnixMilli()) { // old may not be the newest
+		return false
+	}
 	switch {
 	case k.Outcome == lineage.Saved || k.Begins:
 		k.Generation++

@@ -58,7 +58,7 @@ func TestAProcessThatLagsBehindSpendsNoRefreshTokenWhereTheStoreWasEmptied(t *te
 		if _, err := older.stored.Token(t.Context(), old); !isStoreError(err, "update") || !strings.Contains(err.Error(), "has lost records") {
 			t.Errorf("got error %v, want a StoreError", err)
 		}
-		send(t, newer, 30*time.Second) // so it looks
+		send(t, newer, 31*time.Second) // so it looks
 		got, err := older.stored.Token(t.Context(), old)
 		wantToken(t, got, err, "access-2")
 		time.Sleep(doubt)
@@ -183,6 +183,89 @@ func TestALookAsksTheSourceForNothing(t *testing.T) {
 	})
 }
 
+// A process that lags behind takes no part in the doubt by what it does itself.
+func TestInTheDoubtNoRefreshTokenIsSpentWhateverElseIsSaved(t *testing.T) {
+	for name, does := range map[string]func(t *testing.T, older process, old *Token){
+		"Replace before it has noticed": func(t *testing.T, older process, old *Token) {
+			older.Replace(t.Context(), old, &Token{AccessToken: "replaced"})
+		},
+		"Replace in the doubt": func(t *testing.T, older process, old *Token) {
+			older.stored.Token(t.Context(), nil)
+			older.Replace(t.Context(), old, &Token{AccessToken: "replaced"})
+		},
+		"the store saves nothing for a minute": func(t *testing.T, older process, old *Token) {
+			store := older.stored.Store
+			older.stored.Store = updateAway{store}
+			older.stored.Token(t.Context(), old)
+			time.Sleep(time.Minute)
+			older.stored.Store = store
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := new(family)
+			_, newer, older := newerAndOlder(t, server)
+			old, _ := older.Token(t.Context(), nil)
+			emptied(newer, older)
+			does(t, older, old)
+			for _, old := range []*Token{old, {AccessToken: "replaced"}} {
+				older.stored.Token(t.Context(), old)
+			}
+			send(t, newer, 31*time.Second)
+			got, err := older.stored.Token(t.Context(), old)
+			if server.calls.Load() != 2 || err != nil || got.AccessToken != "access-2" {
+				t.Errorf("%s: got %v, %v after %d exchanges, want access-2 after 2", name, got, err, server.calls.Load())
+			}
+		})
+	}
+}
+
+// An updateAway store can only be read.
+type updateAway struct{ tokensource.Store }
+
+func (updateAway) Update(context.Context, string, func([]byte, func([]byte) error) error) error {
+	return errAway
+}
+
+func TestATokenThatMayHaveBeenSavedIsInDoubtWhereTheStoreHasNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, newer, older := newerAndOlder(t, new(family))
+		second, err := newer.Token(t.Context(), nil)
+		older.stored.Store = answerLost{store}
+		third, err := older.stored.Token(t.Context(), second)
+		wantToken(t, third, err, "access-3")
+		_, err = newer.stored.Token(t.Context(), third) // spends what older believes to be unsaved
+		if err != nil {
+			t.Fatal(err)
+		}
+		emptied(newer, older)
+		if got, err := older.stored.Token(t.Context(), &Token{AccessToken: "access-3"}); !isStoreError(err, "update") {
+			t.Errorf("got %v, %v, want a StoreError", got, err)
+		}
+	})
+}
+
+// An answerLost store saves, and says that it has not.
+type answerLost struct{ tokensource.Store }
+
+func (a answerLost) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	return a.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
+		return fn(value, func(data []byte) error { return errors.Join(save(data), errAway) })
+	})
+}
+
+func TestALookThatMeetsALockIsMadeAgainBeforeTheDoubtEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, newer, older := newerAndOlder(t, new(family))
+		old, _ := older.Token(t.Context(), nil)
+		store := emptied(newer, older)
+		older.stored.Token(t.Context(), old)
+		go store.Update(t.Context(), "key", func([]byte, func([]byte) error) error { return wait(t.Context(), 31*time.Second) })
+		send(t, newer, doubt)
+		got, err := older.stored.Token(t.Context(), old)
+		wantToken(t, got, err, "access-2")
+	})
+}
+
 // A lookCounter counts the looks, which take their time and fail in their own way.
 type lookCounter struct {
 	tokensource.Source
@@ -196,26 +279,42 @@ func (l *lookCounter) Look(context.Context) error {
 	return nil
 }
 
-func TestACacheLooksEvery20To30SecondsOneAtATimeAndAPanicEndsNothing(t *testing.T) {
-	for _, test := range []struct {
+func TestACacheLooksEvery20To30SecondsOneAtATimeAndWithin3SecondsOfAFailure(t *testing.T) {
+	failing := tokensource.Func(func(context.Context, *Token) (*Token, error) { return nil, errors.New("the endpoint is down") })
+	ask := func(c *tokensource.Cache) { c.Token(context.Background(), nil) }
+	for name, test := range map[string]struct {
+		source      tokensource.Source
 		look        func()
+		request     func(*tokensource.Cache)
 		least, most int32
 	}{
-		{func() {}, 20, 30},
-		{func() { panic("the store's fault") }, 20, 30},
-		{func() { time.Sleep(20 * time.Minute) }, 1, 1},
+		"good tokens":         {tokens("t"), func() {}, ask, 20, 30},
+		"no token":            {failing, func() {}, ask, 20, 31},
+		"replaced each time":  {tokens("t"), func() {}, replaceEach, 20, 30},
+		"a look that panics":  {tokens("t"), func() { panic("the store's fault") }, ask, 150, 300},
+		"a look that is slow": {tokens("t"), func() { time.Sleep(20 * time.Minute) }, ask, 1, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			source := &lookCounter{Source: tokens("t"), look: test.look}
-			p := process{Cache: &tokensource.Cache{Source: source}}
-			send(t, p, 10*time.Minute+5*time.Second)
-			if got := source.looks.Load(); got < test.least || got > test.most {
-				t.Errorf("%d looks in 10 minutes, want %d to %d", got, test.least, test.most)
+			source := &lookCounter{Source: test.source, look: test.look}
+			c := &tokensource.Cache{Source: source, Patience: -1}
+			for range 605 {
+				test.request(c)
+				time.Sleep(time.Second)
 			}
+			if got := source.looks.Load(); got < test.least || got > test.most {
+				t.Errorf("%s: %d looks in 10 minutes, want %d to %d", name, got, test.least, test.most)
+			}
+			before := source.looks.Load()
 			time.Sleep(time.Hour)
-			if got := source.looks.Load(); got > test.most {
-				t.Errorf("%d looks, though there were no more requests", got)
+			if got := source.looks.Load(); got != before {
+				t.Errorf("%s: %d looks, though there were no more requests", name, got-before)
 			}
 		})
 	}
+}
+
+// replaceEach replaces the token after each request, as a server may that prolongs a session.
+func replaceEach(c *tokensource.Cache) {
+	old, _ := c.Token(context.Background(), nil)
+	c.Replace(context.Background(), old, &Token{AccessToken: old.AccessToken + "+"})
 }

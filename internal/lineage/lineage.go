@@ -14,7 +14,7 @@ type Record struct {
 	Generation uint64 // greater than that of the record before; zero: there is no record
 	Login      string // names the login or logout that it descends from; empty: there is none, or its release names none
 	Ended      bool   // it has no token: the refresh token was refused, or the user has logged out
-	Lost       int64  // when a process noticed that the store had lost records, in Unix milliseconds; zero: none has
+	Lost       int64  // when a process first saved again what the store had lost, in Unix milliseconds; zero: none has
 }
 
 // An Outcome is the result of saving a record.
@@ -55,13 +55,21 @@ const Doubt = 45_000
 // lost. A Lost time far ahead does not count, because it comes from a wrong clock.
 func (r Record) Doubtful(now int64) bool { return max(r.Lost-now, now-r.Lost) < Doubt }
 
-// SavedAgain returns k in the form to save after the store has lost it. If another
-// process has noticed the same loss, the doubt ends at the same time as its doubt.
-func (k Known) SavedAgain(stored Record, now int64) Known {
-	k.Outcome, k.Lost = Untried, now
-	if stored.Doubtful(now) {
-		k.Lost = stored.Lost
+// Misses reports whether the store has lost k, which is newer, or a record that k follows.
+// A record whose save was refused has never been in the store, so no process has gone on
+// from it.
+func (k Known) Misses(stored Record) bool {
+	return k.Outcome == Saved || k.Outcome != Refused && !k.Begins && k.Generation > stored.Generation+1
+}
+
+// SavedAgain returns k in the form to save after the store has lost it. If k has the
+// refresh token of the record before, it gets that record's generation, because another
+// process may know a follower of that.
+func (k Known) SavedAgain(now int64) Known {
+	if k.Spent {
+		k.Generation--
 	}
+	k.Outcome, k.Spent, k.Lost = Untried, false, now
 	return k
 }
 
@@ -113,9 +121,17 @@ func (k Known) replaces(stored Record) bool {
 	return k.Generation > stored.Generation+Tolerance
 }
 
-// Above returns k in the form to save under the lock. Generation is the result of
-// Newest.
-func (k Known) Above(stored Record, generation uint64) Known {
-	k.Generation, k.Over = generation, stored.Login
+// Above returns k in the form to save under the lock, where it is the newest. A doubt
+// begins with the save, however long ago a process noticed the loss. If another process
+// has noticed the same loss, the doubt ends at the same time as its doubt.
+func (k Known) Above(stored Record, now int64) Known {
+	k.Generation, k.Over = k.Newest(stored), stored.Login
+	switch {
+	case k.Lost == 0:
+	case stored.Doubtful(now):
+		k.Lost = stored.Lost
+	case k.Lost != stored.Lost:
+		k.Lost = now
+	}
 	return k
 }

@@ -123,25 +123,57 @@ func TestWhatIsSavedUnderTheLockStandsAboveWhatItReplaces(t *testing.T) {
 	stored := lineage.Record{Generation: 7, Login: "there"}
 	for _, k := range []lineage.Known{
 		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Untried, Begins: true, Over: "before", Awaited: true},
-		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Unknown, Begins: true, Over: "before"},
-		{Record: lineage.Record{Generation: 9, Login: "own"}, Outcome: lineage.Saved, Over: "before"},
+		{Record: lineage.Record{Generation: 5, Login: "own"}, Outcome: lineage.Unknown, Begins: true, Over: "there"},
+		{Record: lineage.Record{Generation: 8, Login: "own"}, Outcome: lineage.Saved, Over: "before"},
 	} {
-		got := k.Above(stored, 9)
-		if got.Generation != 9 || got.Outcome != k.Outcome || got.Over != "there" || got.Begins != k.Begins {
-			t.Errorf("%+v: got %+v, want it in generation 9, over the store's login", k, got)
+		got := k.Above(stored, 0)
+		if got.Generation != 8 || got.Outcome != k.Outcome || got.Over != "there" || got.Begins != k.Begins {
+			t.Errorf("%+v: got %+v, want it in generation 8, over the store's login", k, got)
 		}
 	}
 }
 
-func TestADoubtLastsFromTheFirstNoticeAndNotForEver(t *testing.T) {
+func TestADoubtLastsFromTheFirstSaveAndNotForEver(t *testing.T) {
 	const now = 1_800_000_000_000
 	for lost, want := range map[int64]int64{ // what the store says: what is saved again says
 		0: now, now - lineage.Doubt: now, now + lineage.Doubt: now,
 		now - lineage.Doubt + 1: now - lineage.Doubt + 1, now: now, now + lineage.Doubt - 1: now + lineage.Doubt - 1,
 	} {
-		got := lineage.Known{Outcome: lineage.Saved}.SavedAgain(lineage.Record{Lost: lost}, now)
+		stored := lineage.Record{Generation: 1, Lost: lost}
+		k := lineage.Known{Record: lineage.Record{Generation: 2}, Outcome: lineage.Saved}
+		got := k.SavedAgain(now-2*lineage.Doubt).Above(stored, now) // noticed long ago
 		if got.Lost != want || got.Outcome != lineage.Untried || !got.Doubtful(now) {
 			t.Errorf("the store says %d: got %+v, want %d", lost, got, want)
+		}
+	}
+	over := lineage.Record{Generation: 1, Lost: now - lineage.Doubt}
+	next := lineage.Known{Record: lineage.Record{Generation: 2, Lost: over.Lost}, Outcome: lineage.Untried}
+	if got := next.Above(over, now); got.Doubtful(now) {
+		t.Errorf("what follows a record whose doubt is over: got %+v, want no doubt", got)
+	}
+}
+
+func TestALossShowsInWhatIsSavedOrHasFollowedWhatTheStoreLacks(t *testing.T) {
+	each(func(outcome lineage.Outcome, ended, spent bool) {
+		for begins := range 2 {
+			for stored := range uint64(3) {
+				k := lineage.Known{Record: lineage.Record{Generation: 3, Ended: ended}, Outcome: outcome, Spent: spent}
+				k.Begins = begins > 0 && outcome != lineage.Saved
+				want := outcome == lineage.Saved || outcome != lineage.Refused && !k.Begins && stored < 2
+				if got := k.Misses(lineage.Record{Generation: stored}); got != want {
+					t.Errorf("%+v, the store has %d: got %t, want %t", k, stored, got, want)
+				}
+			}
+		}
+	})
+}
+
+// Another process may know what has followed the record before.
+func TestWhatHasTheRefreshTokenOfALostRecordStandsNoHigher(t *testing.T) {
+	for spent, want := range map[bool]uint64{true: 2, false: 3} {
+		k := lineage.Known{Record: lineage.Record{Generation: 3}, Outcome: lineage.Untried, Spent: spent}
+		if got := k.SavedAgain(1).SavedAgain(1); got.Generation != want {
+			t.Errorf("Spent: %t: got %+v, want generation %d", spent, got, want)
 		}
 	}
 }

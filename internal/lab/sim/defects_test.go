@@ -129,12 +129,11 @@ var defects = []defect{
 	{"a dead refresh token is not noted in the store", "tokensource/storedlock.go", []string{
 		`if err != nil && !(needsLogin(err) && s.ends(base.token)) {`, `if err != nil {`}},
 	{losses + "are not noticed", "tokensource/stored.go", []string{
-		`s.newest.SavedAgain(stored.Record, time.Now().UnixMilli())`, `s.newest.Known
-		s.newest.Outcome = lineage.Untried`}},
+		`s.newest.SavedAgain(now)`, `s.newest.SavedAgain(0)`}},
 	{losses + "are forgotten at once", "internal/lineage/lineage.go", []string{
 		`const Doubt = 45_000`, `const Doubt = 20_000`}},
 	{losses + "are told by nobody", "tokensource/cache.go", []string{
-		`!ok || !lapsed(now, c.lease.look)`, `!ok || true`}},
+		`!ok || !clock.Passed(now, c.again)`, `!ok || true || !clock.Passed(now, c.again)`}},
 	{"a login that has died keeps its place", "tokensource/cache.go", []string{
 		`dead := c.row != nil && needsLogin(c.row.err)`, `dead := false`}},
 	{"a refresh token that lives makes room", "tokensource/cache.go", []string{
