@@ -111,10 +111,10 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	await(resp.Request.Context(), closed)
 }
 
-// closeEnds has Close end the connection of a response that was not read to its end.
-// Go 1.27 goes on reading after Close, unless the body is longer than 256 KiB: for 50 ms,
-// or, in a synctest bubble, for ever if a Read is in progress then. The response
-// must be one that no caller has.
+// closeEnds makes Close end the connection of a response that was not read to its end.
+// Go 1.27 reads on after Close, unless the body is longer than 256 KiB: for 50 ms or, in
+// a synctest bubble, without end if a Read is in progress. No caller may have the
+// response yet.
 func closeEnds(resp *http.Response) { resp.ContentLength = math.MaxInt64 }
 
 // drain closes a response. If its request was sent to the end, drain first reads the

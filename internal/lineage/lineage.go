@@ -80,7 +80,7 @@ func (k Known) SavedAgain(now int64) Known {
 //	k             the store has      k is the newest if
 //	not Begins    another login      its generation is greater
 //	or Begins     its own login      its generation is greater, or
-//	                                 it is as great, and pending, and the store tells of a refusal of
+//	                                 it is as great, and pending, and the store notes a refusal of
 //	                                 the refresh token that k has exchanged: k is not Ended nor Spent
 //
 //	Begins        the store has      k Awaited                      k left over

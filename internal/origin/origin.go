@@ -86,7 +86,7 @@ func lowered(s []byte) string {
 	return string(s)
 }
 
-// Private reports whether nobody can read on the way what is sent to u: it is encrypted
+// Private reports whether no other party can read what is sent to u: it is encrypted
 // or does not leave the machine.
 func Private(u *url.URL) bool {
 	if lower(u.Scheme) == "https" {

@@ -179,7 +179,7 @@ func (l *ledger) rotate(t *refreshToken, next string) grant {
 	return l.grant(t.family, next)
 }
 
-// revoked tells whether the access token of a grant was revoked.
+// revoked reports whether the access token of a grant was revoked.
 func (l *ledger) revoked(g grant) bool {
 	if g.epoch < l.accessEpoch {
 		return true
