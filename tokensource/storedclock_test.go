@@ -191,6 +191,7 @@ func TestNoOlderLoginIsUsedOnceALaterOneHasReturnedNil(t *testing.T) {
 				all.Go(func() { w.live(t.Context(), p, v) })
 			}
 			all.Wait()
+			time.Sleep(time.Minute) // what is saved later
 		})
 		if len(w.bad) > 0 {
 			t.Fatalf("round %d: %v", round, w.bad)

@@ -103,9 +103,22 @@ func (s *Stored) exchange(t turn, base known) (*Token, error) {
 	case err != nil:
 		return nil, asked{err}
 	case failed != nil:
+		if errors.Is(failed, ErrLocked) {
+			go s.saveLater(t)
+		}
 		return token.soon(), nil
 	}
 	return token, nil
+}
+
+// saveLater saves what is pending because the lock was lost, even if no request follows:
+// other processes wait for it only as long as a doubt lasts.
+func (s *Stored) saveLater(t turn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), saveTime)
+	defer cancel()
+	guarded(func() error {
+		return s.retry(ctx, func() error { return s.flush(ctx, t.key, saveTime) })
+	})
 }
 
 // ends reports whether all processes need a login after Source has returned

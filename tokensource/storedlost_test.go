@@ -67,6 +67,18 @@ func TestAProcessThatLagsBehindSpendsNoRefreshTokenWhereTheStoreWasEmptied(t *te
 	})
 }
 
+func TestATokenWhoseLockWasLostIsSavedThoughNoRequestFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &evictedStore{first: func() {}}
+		got, err := newProcess(store, new(family)).Token(t.Context(), nil)
+		wantToken(t, got, err, "access-1")
+		time.Sleep(time.Second)
+		if v := value(t, store); v.Token.Access_Token != "access-1" {
+			t.Errorf("the store has %+v, want access-1", v)
+		}
+	})
+}
+
 func TestAfterTheDoubtWhoeverIsLeftGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(family)
