@@ -241,7 +241,7 @@ func (updateAway) Update(context.Context, string, func([]byte, func([]byte) erro
 func TestATokenThatMayHaveBeenSavedIsInDoubtWhereTheStoreHasNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, newer, older := newerAndOlder(t, new(family))
-		second, err := newer.Token(t.Context(), nil)
+		second, _ := newer.Token(t.Context(), nil)
 		older.stored.Store = answerLost{store}
 		third, err := older.stored.Token(t.Context(), second)
 		wantToken(t, third, err, "access-3")

@@ -96,7 +96,7 @@ func (l *losing) client(p *process) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		token, err := p.cache.Token(ctx, nil)
 		if err == nil && d.chance(0.02/float64(len(l.processes))) {
-			token, err = p.cache.Token(ctx, token)
+			_, err = p.cache.Token(ctx, token)
 		}
 		cancel()
 		l.saw(p, err)
