@@ -51,11 +51,6 @@ func endpoint(srv *tokentest.Server) tokensource.Endpoint {
 	return tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret}
 }
 
-// login is a token as a login brings it.
-func login(srv *tokentest.Server) *tokensource.Token {
-	return &tokensource.Token{RefreshToken: srv.RefreshToken()}
-}
-
 // goodToken gets a token that the API accepts, as a request would, however
 // often it must be tried. It fails only if a new login is needed.
 func (p *process) goodToken(ctx context.Context, srv *tokentest.Server) error {
