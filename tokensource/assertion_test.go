@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,7 +20,6 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
-	"github.com/tokentripper/tokentripper/transport"
 )
 
 const (
@@ -118,55 +116,6 @@ func (j *jtis) RoundTrip(req *http.Request) (*http.Response, error) {
 	return j.base.RoundTrip(next)
 }
 
-func TestARequestThatDPoPSendsAgainHasANewAssertion(t *testing.T) {
-	srv := trusting(t)
-	srv.SetDPoP(tokentest.DPoP{Required: true, Nonces: true})
-	seen := &jtis{base: http.DefaultTransport}
-	e := asserted(srv)
-	e.Client = &http.Client{Transport: &transport.DPoP{Key: testP256(), Base: seen}}
-	source := &tokensource.RefreshToken{Endpoint: e, RefreshToken: srv.RefreshToken()}
-	tok, err := source.Token(t.Context(), nil)
-	wantSubject(t, srv, tok, err, srv.Username, "")
-	if len(seen.seen) != 2 || seen.seen[0] == seen.seen[1] || seen.seen[0] == nil || seen.seen[1] == nil {
-		t.Errorf("got the jtis %v, want two, for the request was sent twice", seen.seen)
-	}
-	if got := srv.Counts(); tok == nil || tok.TokenType != "DPoP" || got.NonceChallenges != 1 || got.ProofReuses != 0 {
-		t.Errorf("got %v, counts %+v, want a token of type DPoP after one nonce challenge", tok, got)
-	}
-}
-
-func TestAGrantThatDPoPSendsAgainHasANewAssertion(t *testing.T) {
-	var seen []string
-	base := endpointFunc(func(req *http.Request) (*http.Response, error) {
-		req.ParseForm()
-		seen = append(seen, req.PostForm.Get("assertion"))
-		reply := "HTTP/1.1 200 OK\r\n\r\n" + `{"access_token":"a"}`
-		if len(seen) == 1 {
-			reply = "HTTP/1.1 400 X\r\nContent-Type: application/json\r\nDPoP-Nonce: n\r\n\r\n" + `{"error":"use_dpop_nonce"}`
-		}
-		return http.ReadResponse(bufio.NewReader(strings.NewReader(reply)), req)
-	})
-	e := tokensource.Endpoint{URL: "https://login.example.com", Client: &http.Client{Transport: &transport.DPoP{Key: testP256(), Base: base}}}
-	tok, err := (&tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testP256(), Audience: []string{"aud"}}}).Token(t.Context(), nil)
-	wantToken(t, tok, err, "a")
-	if len(seen) != 2 || seen[0] == seen[1] {
-		t.Errorf("got the assertions %q, want two different ones", seen)
-	}
-}
-
-func TestAProofIsNoticedWhateverSendsIt(t *testing.T) {
-	refusing := endpointReply(400, nil, `{"error":"invalid_grant"}`)
-	bare := &tokensource.RefreshToken{Endpoint: refusing, RefreshToken: "r"}
-	if _, err := bare.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
-		t.Errorf("without a proof: got %v, want ErrReauthenticate", err)
-	}
-	refusing.Client.Transport = &transport.DPoP{Key: testP256(), Base: refusing.Client.Transport}
-	proved := &tokensource.RefreshToken{Endpoint: refusing, RefreshToken: "r"}
-	if _, err := proved.Token(t.Context(), nil); err == nil || errors.Is(err, tokensource.ErrReauthenticate) {
-		t.Errorf("with a proof: got %v, want an error that is not ErrReauthenticate", err)
-	}
-}
-
 // A layer that hedges asks for many bodies at once.
 func TestATokenRequestMayBeSentFromManyGoroutines(t *testing.T) {
 	base := endpointFunc(func(req *http.Request) (*http.Response, error) {
@@ -181,28 +130,6 @@ func TestATokenRequestMayBeSentFromManyGoroutines(t *testing.T) {
 	e.ClientAssertion = &tokensource.SignedJWT{Key: testP256(), Audience: []string{"aud"}}
 	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
 	wantToken(t, tok, err, "a")
-}
-
-// The length of the body is told before its bytes.
-func TestARequestIsNotSentAgainIfTheNextAssertionHasAnotherLength(t *testing.T) {
-	srv := trusting(t)
-	srv.SetDPoP(tokentest.DPoP{Required: true, Nonces: true})
-	e, calls := asserted(srv), 0
-	e.ClientAssertion = tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
-		calls++
-		s := assertionFor(srv, srv.ClientID, srv.ClientID)
-		s.Claims = map[string]any{"pad": strings.Repeat("x", calls)}
-		return s.Token(ctx, nil)
-	})
-	e.Client = &http.Client{Transport: &transport.DPoP{Key: testP256()}}
-	source := &tokensource.ClientCredentials{Endpoint: e}
-	tok, err := source.Token(t.Context(), nil)
-	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 use_dpop_nonce: the proof needs a nonce of this server that is not stale")
-	tok, err = source.Token(t.Context(), nil) // with the nonce
-	wantSubject(t, srv, tok, err, srv.ClientID, "")
-	if calls != 3 || srv.Counts().TokenRequests != 2 {
-		t.Errorf("got %d assertions and %d requests, want 3 and 2", calls, srv.Counts().TokenRequests)
-	}
 }
 
 func TestASecretBesideAClientAssertionIsAnError(t *testing.T) {
@@ -403,201 +330,4 @@ func TestALoginThatAnAssertionLacksLeavesTheStoredRefreshTokenAlone(t *testing.T
 		tok, err := p.Token(t.Context(), nil)
 		wantToken(t, tok, err, "next")
 	})
-}
-
-// dated answers a token request with a status and a Date that is off by skew.
-func dated(skew time.Duration, status int, body string) tokensource.Endpoint {
-	e := endpointReply(status, nil, body)
-	e.Client.Transport = endpointFunc(func(*http.Request) (*http.Response, error) {
-		h := http.Header{"Date": {time.Now().Add(skew).UTC().Format(http.TimeFormat)}}
-		return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
-	})
-	return e
-}
-
-func TestAWrongLocalClockIsToldWhenAnAssertionIsRefused(t *testing.T) {
-	for skew, want := range map[time.Duration]string{
-		time.Hour:         ": the local clock is 1h0m0s behind the server's",
-		-90 * time.Second: ": the local clock is 1m30s ahead of the server's",
-		11 * time.Second:  ": the local clock is 11s behind the server's",
-		10 * time.Second:  "",
-		-10 * time.Second: "",
-		0:                 "",
-	} {
-		for _, reply := range []string{"400 invalid_client", "401 invalid_grant", "503 unavailable"} {
-			synctest.Test(t, func(t *testing.T) {
-				var status int
-				var code string
-				fmt.Sscan(reply, &status, &code)
-				e := dated(skew, status, fmt.Sprintf(`{"error":%q}`, code))
-				jwtBearer := &tokensource.JWTBearer{Endpoint: e, Assertion: &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}}
-				e.ClientAssertion = &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}
-				for _, source := range []tokensource.Source{jwtBearer, &tokensource.RefreshToken{Endpoint: e, RefreshToken: "rt"}} {
-					want := "tokensource: the token endpoint answered " + reply + want
-					if _, spends := source.(*tokensource.RefreshToken); spends && code == "invalid_grant" && skew.Abs() <= 10*time.Second {
-						want = tokensource.ErrReauthenticate.Error() + ": " + want
-					}
-					tok, err := source.Token(t.Context(), nil)
-					wantEndpointError(t, tok, err, want)
-				}
-			})
-		}
-	}
-}
-
-func TestTheClockIsNotBlamedWithoutAnAssertionOrADate(t *testing.T) {
-	e := dated(time.Hour, 400, `{"error":"invalid_client"}`)
-	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
-	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_client")
-
-	e = endpointReply(400, http.Header{"Date": {"yesterday"}}, `{"error":"invalid_client"}`)
-	e.ClientAssertion = &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}
-	tok, err = (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)
-	wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_client")
-}
-
-func TestTheClockOfARealServerIsCompared(t *testing.T) {
-	srv, _ := endpointServer(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
-		w.WriteHeader(400)
-		io.WriteString(w, `{"error":"invalid_client"}`)
-	})
-	e := tokensource.Endpoint{URL: srv.URL, ClientAssertion: &tokensource.SignedJWT{Key: testEd(), Audience: []string{"aud"}}}
-	_, err := e.Exchange(t.Context(), anyGrant)
-	if err == nil || !strings.Contains(err.Error(), "400 invalid_client: the local clock is 1h0m") || !strings.HasSuffix(err.Error(), "s ahead of the server's") {
-		t.Errorf("got %v, want it to say that the local clock is an hour ahead", err)
-	}
-}
-
-// formOf is what a source sends to its endpoint, which must be this one.
-func formOf(t *testing.T, source tokensource.Source) (form url.Values) {
-	t.Helper()
-	endpointOf(source).Client = &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
-		req.ParseForm()
-		form = req.PostForm
-		return nil, errors.New("enough")
-	})}
-	endpointOf(source).URL = "https://login.example.com/token"
-	source.Token(t.Context(), nil)
-	return form
-}
-
-func TestAGrantByAssertionSendsWhatItsFieldsSay(t *testing.T) {
-	got := formOf(t, &tokensource.JWTBearer{Assertion: tokensource.Static(&Token{AccessToken: "the-jwt"}), Scopes: []string{"a", "b"}})
-	want := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {"the-jwt"}, "scope": {"a b"}}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
-
-func TestAnExchangeSendsWhatItsFieldsSay(t *testing.T) {
-	user, service := tokensource.Static(&Token{AccessToken: "the-user"}), tokensource.Static(&Token{AccessToken: "the-service"})
-	const grant = "urn:ietf:params:oauth:grant-type:token-exchange"
-	least := formOf(t, &tokensource.TokenExchange{Subject: user})
-	if want := (url.Values{"grant_type": {grant}, "subject_token": {"the-user"}, "subject_token_type": {accessTokenURI}}); !reflect.DeepEqual(least, want) {
-		t.Errorf("got %v, want %v", least, want)
-	}
-	most := formOf(t, &tokensource.TokenExchange{
-		Endpoint: tokensource.Endpoint{ClientID: "app", Params: url.Values{"audience": {"x", "y"}}},
-		Subject:  user, SubjectType: jwtURI, Actor: service, ActorType: "urn:a", RequestedType: "urn:b", Scopes: []string{"a", "b"},
-	})
-	want := url.Values{
-		"grant_type": {grant}, "client_id": {"app"}, "audience": {"x", "y"}, "scope": {"a b"}, "requested_token_type": {"urn:b"},
-		"subject_token": {"the-user"}, "subject_token_type": {jwtURI}, "actor_token": {"the-service"}, "actor_token_type": {"urn:a"},
-	}
-	if !reflect.DeepEqual(most, want) {
-		t.Errorf("got %v, want %v", most, want)
-	}
-	if got := formOf(t, &tokensource.TokenExchange{Subject: user, Actor: service})["actor_token_type"]; !reflect.DeepEqual(got, []string{accessTokenURI}) {
-		t.Errorf("got actor_token_type %q, want an access token", got)
-	}
-}
-
-func TestARefusedAssertionIsToldInTheServersWordsAndAsksForNoLogin(t *testing.T) {
-	srv := trusting(t)
-	for why, s := range map[string]*tokensource.SignedJWT{
-		"aud is not this server": {Key: testP256(), Issuer: "idp", Subject: "alice", Audience: []string{"https://elsewhere.example"}},
-		"no iss":                 assertionFor(srv, "", "alice"),
-		"no sub":                 assertionFor(srv, "idp", ""),
-		"no trusted key has made the signature with this alg": {Key: testEd(), Issuer: "idp", Subject: "alice", Audience: []string{srv.URL}},
-	} {
-		source := &tokensource.JWTBearer{Endpoint: asserted(srv), Assertion: s}
-		tok, err := source.Token(t.Context(), nil)
-		wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_grant: assertion: "+why)
-		if errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("%s: got ErrReauthenticate, want a failure like others", why)
-		}
-	}
-}
-
-func TestARefusedSubjectIsToldInTheServersWords(t *testing.T) {
-	srv := trusting(t)
-	revoked := must(byAssertion(srv, "alice").Token(t.Context(), nil))
-	srv.RevokeAccess()
-	for why, token := range map[string]*Token{
-		"tokentest: the token is not one of this server": {AccessToken: "a-strange-token"},
-		"tokentest: the token was revoked":               {AccessToken: revoked.AccessToken},
-	} {
-		source := &tokensource.TokenExchange{Endpoint: asserted(srv), Subject: tokensource.Static(token)}
-		tok, err := source.Token(t.Context(), nil)
-		wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400 invalid_request: subject_token: "+why)
-	}
-}
-
-// onBehalf exchanges the token of the user in the context, under a key for each user.
-func onBehalf(srv *tokentest.Server) *tokensource.Keyed[string] {
-	return byTenant(func(string) tokensource.Source {
-		return &tokensource.TokenExchange{Endpoint: asserted(srv), Actor: byAssertion(srv, "robot"), Subject: tokensource.Func(func(ctx context.Context, _ *Token) (*Token, error) {
-			user, err := tenantOf(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return byAssertion(srv, user).Token(ctx, nil)
-		})}
-	})
-}
-
-func TestTwoUsersNeverGetEachOthersToken(t *testing.T) {
-	srv := trusting(t)
-	k := onBehalf(srv)
-	for _, err := range all(40, func(i int) error {
-		user := []string{"alice", "bob"}[i%2]
-		var tok *Token
-		for range 5 {
-			next, err := k.Token(tenant(t.Context(), user), tok)
-			if err != nil {
-				return err
-			}
-			if subject, actor, err := srv.Subject(next.AccessToken); err != nil || subject != user || actor != "robot" {
-				return fmt.Errorf("%s got a token of %q by %q, %v", user, subject, actor, err)
-			}
-			tok = next
-		}
-		return nil
-	}) {
-		if err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func TestATokenThatIsNoAccessTokenGoesNowhereButIntoAnAssertion(t *testing.T) {
-	for _, kind := range []string{"N_A", "n_a"} {
-		source := &tokensource.TokenExchange{Subject: tokensource.Static(&Token{AccessToken: "at"}),
-			Endpoint: endpointReply(200, nil, fmt.Sprintf(`{"access_token":"for-another-server","issued_token_type":%q,"token_type":%q}`, jwtURI, kind))}
-		tok, err := source.Token(t.Context(), nil)
-		wantToken(t, tok, err, "for-another-server")
-		if value, err := tok.Authorization(); value != "" || err == nil {
-			t.Errorf("got the header %q, %v, want an error", value, err)
-		}
-		api, calls := endpointServer(t, func(http.ResponseWriter, *http.Request) {})
-		_, err = (&http.Client{Transport: &transport.Auth{Source: source}}).Get(api.URL)
-		if err == nil || !strings.Contains(err.Error(), "N_A is not an access token") || calls.Load() != 0 {
-			t.Errorf("got %v after %d requests to the API, want an error and none", err, calls.Load())
-		}
-		form := formOf(t, &tokensource.JWTBearer{Assertion: source})
-		if got := form.Get("assertion"); got != "for-another-server" {
-			t.Errorf("got the assertion %q, want the exchanged token", got)
-		}
-	}
 }

@@ -311,3 +311,61 @@ func TestACacheWithoutASourceSaysSoAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// outage fails until its end, and then gives tokens.
+func outage(end time.Time, err error) *source {
+	good := numbered(0, time.Hour)
+	s := &source{}
+	s.answer = func(ctx context.Context, n int, old *Token) (*Token, error) {
+		if time.Now().Before(end) {
+			return nil, err
+		}
+		return good.answer(ctx, n, old)
+	}
+	return s
+}
+
+func TestAnOutageOfTwoSecondsCostsAtMostTwelveTokenRequests(t *testing.T) {
+	for range 20 { // the waits are drawn
+		synctest.Test(t, func(t *testing.T) {
+			end := time.Now().Add(2 * time.Second)
+			s := outage(end, unavailable)
+			c := &tokensource.Cache{Source: s}
+			all(50, func(int) error {
+				for {
+					got, err := c.Token(t.Context(), nil)
+					if got != nil {
+						return nil
+					}
+					if !errors.Is(err, unavailable) {
+						t.Errorf("got %v, want the endpoint's 503", err)
+					}
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+			if late := time.Since(end); late > 2*time.Second {
+				t.Errorf("working again %v after the end, want at most 2s", late)
+			}
+			if got := s.calls.Load(); got > 12 {
+				t.Errorf("%d token requests, want at most 12", got)
+			}
+		})
+	}
+}
+
+func TestAnOutageIsNotNoticedWhileTheTokenIsGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := outage(time.Now().Add(95*time.Second), unavailable)
+		c := &tokensource.Cache{Source: s}
+		c.Set(t.Context(), &Token{AccessToken: "good", Expiry: time.Now().Add(100 * time.Second)})
+		for range 1000 {
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatalf("got %v", err)
+			}
+			time.Sleep(99 * time.Millisecond)
+		}
+		if s.calls.Load() < 2 {
+			t.Error("no early refresh was tried again")
+		}
+	})
+}

@@ -282,3 +282,103 @@ func TestAnAbsurdRetryAfterKeepsAFleetApart(t *testing.T) {
 		}
 	})
 }
+
+func TestTheRememberedErrorComesAtOnceUntilTheSourceIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := failing(unavailable)
+		c := &tokensource.Cache{Source: s, Patience: -1}
+		c.Set(t.Context(), &Token{AccessToken: "expired", Expiry: time.Now().Add(-time.Hour)})
+		for range 10 {
+			if got, err := c.Token(t.Context(), nil); got != nil || err != unavailable {
+				t.Errorf("got %v and %v, want the source's error", got, err)
+			}
+		}
+		wantCalls(t, s, 1)
+	})
+}
+
+func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
+	for _, test := range []struct{ after, least, most time.Duration }{
+		{10 * time.Second, 10 * time.Second, 13 * time.Second},
+		{1 << 62, 4 * time.Minute, 5 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := failing(&tokensource.EndpointError{StatusCode: 503, RetryAfter: test.after})
+			c := &tokensource.Cache{Source: s}
+			start := time.Now()
+			for s.calls.Load() < 2 {
+				c.Token(t.Context(), nil)
+				time.Sleep(100 * time.Millisecond)
+			}
+			if got := time.Since(start); got < test.least || got > test.most+200*time.Millisecond {
+				t.Errorf("Retry-After %v: asked again after %v, want %v to %v", test.after, got, test.least, test.most)
+			}
+		})
+	}
+}
+
+func TestALifetimeOfTwoSecondsCausesOneRefreshPerLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := numbered(time.Millisecond, 2*time.Second)
+		c := &tokensource.Cache{Source: s}
+		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.calls.Load(); got < 33 || got > 56 { // 60 s / (0.90 to 0.55 of 2 s)
+			t.Errorf("%d refreshes in a minute, want 33 to 56", got)
+		}
+	})
+}
+
+func TestASourceThatReturnsTheSameExpiredTokenIsNotAskedInALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		expired := &Token{AccessToken: "same", Expiry: time.Now().Add(-time.Hour)}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return expired, nil }}
+		c := &tokensource.Cache{Source: s}
+		for range 10000 { // ten seconds
+			if _, err := c.Token(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if got := s.calls.Load(); got > 22 {
+			t.Errorf("asked %d times in 10s, want at most 22", got)
+		}
+	})
+}
+
+func TestASourceWithNoOtherTokenReturnsTheRefusedOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := &Token{AccessToken: "only"}
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) { return only, nil }}
+		c := &tokensource.Cache{Source: s}
+		for range 100 {
+			got, err := c.Token(t.Context(), only)
+			wantToken(t, got, err, "only")
+		}
+		if got := s.calls.Load(); got > 3 {
+			t.Errorf("asked %d times at one moment, want at most 3", got)
+		}
+	})
+}
+
+func TestTheSameTokenAfterARefusalIsSpacedEvenIfItNamesItsOwnPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(context.Context, int, *Token) (*Token, error) {
+			return &Token{AccessToken: "same", RefreshAt: time.Now().Add(time.Minute)}, nil
+		}}
+		c := &tokensource.Cache{Source: s}
+		tok, _ := c.Token(t.Context(), nil)
+		for range 50 {
+			got, err := c.Token(t.Context(), tok)
+			wantToken(t, got, err, "same")
+		}
+		wantCalls(t, s, 2)
+		time.Sleep(61 * time.Second)
+		c.Token(t.Context(), nil)
+		synctest.Wait()
+		wantCalls(t, s, 3)
+	})
+}

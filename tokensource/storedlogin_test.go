@@ -2,10 +2,8 @@ package tokensource_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +12,7 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
 )
 
-// Logins, logouts and exchanges while locks are lost and clocks differ.
+// Logins and logouts, also while locks are lost and clocks differ.
 
 // ofLogin gives tokens that name the login that they come of.
 var ofLogin = tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
@@ -173,297 +171,116 @@ func TestALoginThatFailedYieldsThoughATokenHasLookedMeanwhile(t *testing.T) {
 	})
 }
 
-// cutOff is a store of one process, which may be cut off from it.
-type cutOff struct {
-	tokensource.Store
-	cut atomic.Bool
-}
-
-func (c *cutOff) Load(ctx context.Context, key string) ([]byte, error) {
-	if c.cut.Load() {
-		return nil, errAway
-	}
-	return c.Store.Load(ctx, key)
-}
-
-func (c *cutOff) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	if c.cut.Load() {
-		return errAway
-	}
-	return c.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
-		return fn(value, func(data []byte) error {
-			if c.cut.Load() {
-				return errAway
+func TestADeadRefreshTokenIsToldToAllAndALoginHealsAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), &family{life: time.Minute}
+		a, b := newProcess(store, server), newProcess(store, server)
+		first, _ := a.Token(t.Context(), nil)
+		b.Token(t.Context(), nil)
+		server.current.Store(-1)
+		for _, p := range []process{a, b} {
+			if _, err := p.Token(t.Context(), first); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("got %v, want ErrReauthenticate", err)
 			}
-			return save(data)
-		})
-	})
-}
-
-func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
-	for _, keeps := range []bool{false, true} { // the server's: a refresh token that it keeps is refused rightly
-		synctest.Test(t, func(t *testing.T) {
-			store := new(storetest.Memory)
-			winners := &cutOff{Store: store}
-			var calls int
-			source := tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
-				if calls++; calls > 1 {
-					return nil, fmt.Errorf("%w: %s", tokensource.ErrReauthenticate, old.RefreshToken)
-				}
-				winners.cut.Store(true)
-				return &Token{AccessToken: "won", RefreshToken: map[bool]string{true: "R1", false: "R2"}[keeps]}, nil
-			})
-			winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
-			first := &Token{AccessToken: "first", RefreshToken: "R1"}
-			winner.Set(t.Context(), first)
-			got, err := winner.Token(t.Context(), first)
-			wantToken(t, got, err, "won")
-			if _, err := loser.Token(t.Context(), first); !errors.Is(err, tokensource.ErrReauthenticate) {
-				t.Fatalf("got %v, want ErrReauthenticate", err)
-			}
-			winners.cut.Store(false)
-			for _, s := range []*tokensource.Stored{winner, loser, newProcess(store, source).stored} {
-				got, err := s.Token(t.Context(), first)
-				if keeps && !errors.Is(err, tokensource.ErrReauthenticate) || !keeps && (err != nil || got.AccessToken != "won") {
-					t.Errorf("the server keeps the refresh token: %t: got %v, %v", keeps, got, err)
-				}
-			}
-		})
-	}
-}
-
-func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := new(storetest.Memory)
-		winners := &cutOff{Store: store}
-		var calls int
-		source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
-			if calls++; calls > 1 {
-				return nil, tokensource.ErrReauthenticate
-			}
-			winners.cut.Store(true)
-			return &Token{AccessToken: "won"}, nil
-		})
-		winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
-		winner.Set(t.Context(), &Token{AccessToken: "first", Expiry: time.Now().Add(time.Minute)})
-		time.Sleep(time.Minute)
-		got, err := winner.Token(t.Context(), nil)
-		wantToken(t, got, err, "won")
-		if _, err := loser.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) || !value(t, store).Reauthenticate {
-			t.Fatalf("got %v, want ErrReauthenticate for all", err)
 		}
-		winners.cut.Store(false)
-		for _, s := range []*tokensource.Stored{winner, loser} {
-			got, err := s.Token(t.Context(), nil)
-			wantToken(t, got, err, "won")
+		if got := server.calls.Load(); got != 2 {
+			t.Errorf("%d exchanges, want 2: one told both", got)
 		}
-	})
-}
-
-func TestAFailedSaveCostsNoExchange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := &cutOff{Store: new(storetest.Memory)}, &family{life: time.Hour}
-		p := newProcess(store, server)
-		p.stored.Source = tokensource.Func(func(ctx context.Context, old *Token) (*Token, error) {
-			store.cut.Store(server.calls.Load() == 0)
-			return server.Token(ctx, old)
-		})
-		first, err := p.Token(t.Context(), nil)
-		wantToken(t, first, err, "access-1")
-		store.cut.Store(false)
-		for range 60 {
-			time.Sleep(time.Second)
-			p.Token(t.Context(), nil)
-			synctest.Wait()
+		if err := a.Set(t.Context(), &Token{AccessToken: "login", RefreshToken: "refresh-0"}); err != nil {
+			t.Fatal(err)
 		}
-		if got := server.calls.Load(); got != 1 || p.stored.Pending() {
-			t.Errorf("%d exchanges within a minute, pending %t, want 1 and the token saved", got, p.stored.Pending())
-		}
-		current, _ := p.Token(t.Context(), nil)
-		got, err := p.Token(t.Context(), current) // refused
-		wantToken(t, got, err, "access-2")
-	})
-}
-
-// A token that is served because the store is away is to be asked for again after a second:
-// then it will do. Whatever else is asked for again was refused, or its time has come.
-func TestOnlyATokenThatWasToBeAskedForAgainIsServedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), &family{life: time.Hour}
-		s := newProcess(store, tokensource.Func(func(ctx context.Context, old *Token) (*Token, error) {
-			token, err := server.Token(ctx, old)
-			token.RefreshAt = time.Now().Add(time.Minute)
-			return token, err
-		})).stored
-		again := func(passes time.Duration, old *Token, want string) *Token {
-			t.Helper()
-			time.Sleep(passes)
-			got, err := s.Token(t.Context(), old)
-			wantToken(t, got, err, want)
-			return got
-		}
-		again(0, nil, "access-1")
-		second := again(time.Second, &Token{AccessToken: "access-1"}, "access-2")
-		again(time.Minute, second, "access-3")
-		for passes, want := range []string{"access-4", "access-4"} { // refused at once, or asked for in time
-			store.load.Store(true)
-			soon := again(0, nil, map[bool]string{true: "access-3", false: "access-4"}[passes == 0])
-			store.load.Store(false)
-			again(time.Duration(passes)*time.Second, soon, want)
-		}
-	})
-}
-
-func TestTimeoutBoundsACallWithoutTheStore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := new(brokenStore)
-		store.load.Store(true)
-		s := newProcess(store, &family{delay: time.Hour}).stored
-		s.Unshared, s.Timeout = true, 7*time.Second
-		began := time.Now()
-		_, err := s.Token(t.Context(), nil)
-		if took := time.Since(began); took != s.Timeout || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v after %v, want DeadlineExceeded after 7s", err, took)
-		}
-	})
-}
-
-func TestAnEmptiedStoreIsFilledAgainWithTheNextCallAndWithoutAnExchange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := new(family)
-		p := newProcess(new(storetest.Memory), server)
-		p.Token(t.Context(), nil)
-		empty := new(storetest.Memory)
-		p.stored.Store = empty
-		for _, p := range []*tokensource.Stored{p.stored, newProcess(empty, server).stored} {
+		time.Sleep(100 * time.Second) // at most
+		for _, p := range []process{a, b, newProcess(store, server)} {
 			got, err := p.Token(t.Context(), nil)
-			wantToken(t, got, err, "access-1")
+			wantToken(t, got, err, "login")
 		}
-		if got := server.calls.Load(); got != 1 {
-			t.Errorf("%d exchanges, want 1", got)
+		if got := server.calls.Load(); got != 2 {
+			t.Errorf("%d exchanges, want 2", got)
 		}
 	})
 }
 
-// anEarlier is a store as a release uses it that does not know the name of a login.
-type anEarlier struct{ tokensource.Store }
-
-func (a anEarlier) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	return a.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
-		return fn(value, func(data []byte) error {
-			var fields map[string]json.RawMessage
-			if err := json.Unmarshal(data, &fields); err != nil {
-				return err
-			}
-			delete(fields, "login")
-			data, err := json.Marshal(fields)
-			return errors.Join(err, save(data))
-		})
-	})
-}
-
-func TestReleasesThatNameNoLoginsMayShareTheStore(t *testing.T) {
+func TestALoginReachesTheOthersWithin30SecondsHoweverLongTheyHaveWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(storetest.Memory), new(family)
-		earlier, later := newProcess(anEarlier{store}, server), newProcess(store, server)
-		for round := range 3 {
-			for i, p := range []process{earlier, later, later, earlier} {
-				server.current.Store(0)
-				login := fmt.Sprintf("login-%d-%d", round, i)
-				if err := p.Set(t.Context(), &Token{AccessToken: login, RefreshToken: "refresh-0"}); err != nil {
-					t.Fatal(err)
-				}
-				old := &Token{AccessToken: login}
-				for _, p := range []process{later, earlier, earlier, later} {
-					next, err := p.stored.Token(t.Context(), old)
-					if err != nil {
-						t.Fatal(err)
-					}
-					old = next
-				}
-				if got := server.current.Load(); got != 4 {
-					t.Errorf("%s: %d of 4 exchanges went well", login, got)
-				}
+		a, b := newProcess(store, server), newProcess(store, server)
+		if err := a.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
+			if _, err := b.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Fatalf("got %v, want ErrReauthenticate", err)
 			}
-			later.Forget(t.Context())
-			if _, err := earlier.stored.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
-				t.Errorf("after the logout: got %v, want ErrReauthenticate", err)
-			}
+		}
+		if err := a.Set(t.Context(), &Token{AccessToken: "login"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		got, err := b.Token(t.Context(), nil)
+		wantToken(t, got, err, "login")
+	})
+}
+
+func TestALogoutIsToldToAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), &family{life: time.Minute}
+		a, b := newProcess(store, server), newProcess(store, server)
+		a.Token(t.Context(), nil)
+		b.Token(t.Context(), nil)
+		if err := a.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v := value(t, store); !v.Reauthenticate || v.Token.Refresh_Token != "" {
+			t.Errorf("the store has %+v, want no token", v)
+		}
+		time.Sleep(time.Minute)
+		if _, err := b.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) || server.calls.Load() != 1 {
+			t.Errorf("got %v after %d exchanges, want ErrReauthenticate after 1", err, server.calls.Load())
 		}
 	})
 }
 
-// A login may be saved though the answer is lost, and an earlier release goes on from it. What
-// the process does meanwhile doesn't make it forget that.
-func TestALoginIsNotSavedOverWhatAnEarlierReleaseMadeOfIt(t *testing.T) {
-	login := &Token{AccessToken: "login", RefreshToken: "refresh-0"}
-	nothing := func(*testing.T, *tokensource.Stored) {}
-	for name, meanwhile := range map[string]struct {
-		saving, saved func(*testing.T, *tokensource.Stored)
-	}{
-		"nothing": {nothing, nothing},
-		"Token": {func(t *testing.T, s *tokensource.Stored) {
-			short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-			defer cancel()
-			s.Token(short, nil)
-		}, nothing},
-		"Replace": {nothing, func(t *testing.T, s *tokensource.Stored) {
-			s.Replace(t.Context(), login, &Token{AccessToken: "replaced"})
-		}},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			store, server := new(lossyStore), new(family)
-			p := newProcess(store, server)
-			store.saving = func() { meanwhile.saving(t, p.stored) }
-			store.lose = func() {
-				earlier := newProcess(anEarlier{store}, server).stored
-				got, err := earlier.Token(t.Context(), login)
-				wantToken(t, got, err, "access-1")
-				got, err = earlier.Token(t.Context(), got)
-				wantToken(t, got, err, "access-2")
-				meanwhile.saved(t, p.stored)
+func TestALoginWinsOverAnExchangeInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), &family{delay: 5 * time.Second}
+		a, b := newProcess(store, server), newProcess(store, server)
+		go a.Token(t.Context(), nil)
+		synctest.Wait()
+		for _, p := range []process{a, b} {
+			login := "login-of-" + map[bool]string{true: "a", false: "b"}[p == a]
+			if err := p.Set(t.Context(), &Token{AccessToken: login}); err != nil {
+				t.Fatal(err)
 			}
-			if err := p.Set(t.Context(), login); err != nil {
-				t.Fatal(name, err)
+			if v := value(t, store); v.Token.Access_Token != login {
+				t.Errorf("the store has %+v, want %s", v, login)
 			}
-			got, err := p.stored.Token(t.Context(), login)
-			wantToken(t, got, err, "access-2")
-		})
-	}
-}
-
-// A lossyStore saves and loses the answer and the lock.
-type lossyStore struct {
-	storetest.Memory
-	saving func() // has not got the lock
-	lose   func()
-	locked bool
-}
-
-func (l *lossyStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	lose := l.lose
-	switch {
-	case l.locked:
-		return tokensource.ErrLocked
-	case lose == nil:
-		return l.Memory.Update(ctx, key, fn)
-	}
-	l.lose = nil
-	value, err := l.Load(ctx, key)
-	if err != nil {
-		return err
-	}
-	saved := false
-	return fn(value, func(data []byte) error {
-		if saved {
-			return tokensource.ErrLocked
+			got, err := p.Token(t.Context(), nil)
+			wantToken(t, got, err, login)
 		}
-		saved = true
-		l.locked = true
-		l.saving()
-		l.locked = false
-		l.Memory.Update(ctx, key, func(_ []byte, save func([]byte) error) error { return save(data) })
-		lose()
-		return errAway
+	})
+}
+
+func TestALoginAfterTheStoreWasEmptiedReachesWhoKnewTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, server := new(storetest.Memory), &family{life: time.Minute}
+		older, newer := newProcess(store, server), newProcess(store, server)
+		token, _ := older.Token(t.Context(), nil)
+		for range 5 {
+			newer.Token(t.Context(), nil)
+			token, _ = newer.Token(t.Context(), token)
+		}
+		put(t, store, "key", `{"v":1,"gen":1,"token":{"access_token":"access-1","refresh_token":"refresh-1"}}`)
+		time.Sleep(time.Minute)
+		if _, err := older.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, want ErrReauthenticate: it knew only a spent refresh token", err)
+		}
+		if err := older.Set(t.Context(), &Token{AccessToken: "login"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Second)
+		for _, p := range []process{newer, older} {
+			got, err := p.Token(t.Context(), nil)
+			wantToken(t, got, err, "login")
+		}
 	})
 }

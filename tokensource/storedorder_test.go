@@ -17,57 +17,6 @@ import (
 
 // Events in an order that nobody would have thought of.
 
-func TestATokenOfALateAnswerDoesNotBringBackASpentRefreshToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(storetest.Memory), new(family)
-		a, b := newProcess(store, server), newProcess(store, server)
-		first, _ := a.Token(t.Context(), nil)
-		b.Token(t.Context(), nil)
-		token, err := b.Token(t.Context(), first)
-		wantToken(t, token, err, "access-2")
-		if err := a.Replace(t.Context(), first, &Token{AccessToken: "along-with-an-answer"}); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			token, _ = b.Token(t.Context(), token)
-		}
-		if server.current.Load() != 5 {
-			t.Errorf("a refresh token was sent twice; the store has %+v", value(t, store))
-		}
-	})
-}
-
-func TestATokenOfAnAnswerIsSavedIfItIsTheNewest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(storetest.Memory), new(family)
-		a := newProcess(store, server)
-		first, _ := a.Token(t.Context(), nil)
-		if err := a.Replace(t.Context(), first, &Token{AccessToken: "next"}); err != nil {
-			t.Fatal(err)
-		}
-		if v := value(t, store); v.Token.Access_Token != "next" || v.Token.Refresh_Token != "refresh-1" {
-			t.Errorf("the store has %+v, want next with refresh-1", v)
-		}
-	})
-}
-
-func TestATokenOfAnAnswerDoesNotWaitForTheLock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(storetest.Memory), new(family)
-		a := newProcess(store, server)
-		first, _ := a.Token(t.Context(), nil)
-		server.delay = 9 * time.Second
-		go newProcess(store, server).stored.Token(t.Context(), first)
-		synctest.Wait()
-		began := time.Now()
-		err := a.Replace(t.Context(), first, &Token{AccessToken: "next"})
-		if waited := time.Since(began); waited != 0 || err != nil {
-			t.Errorf("waited %v, error %v, want none", waited, err)
-		}
-		time.Sleep(10 * time.Second)
-	})
-}
-
 // A slowStore waits before it calls fn, before it saves, or calls saved before
 // the caller knows of a save.
 type slowStore struct {
@@ -166,25 +115,6 @@ func TestALoginAtTheSameTimeAsARefreshIsNeverSentTwice(t *testing.T) {
 	}
 }
 
-func TestALoginThatCouldNotBeSavedLosesToALaterLogout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), new(family)
-		a, b := newProcess(store, server), newProcess(store, server)
-		store.update.Store(true)
-		a.Set(t.Context(), &Token{AccessToken: "login", RefreshToken: "refresh-0"})
-		store.update.Store(false)
-		time.Sleep(time.Hour)
-		if err := b.Forget(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		a.stored.Token(t.Context(), nil)
-		got, err := newProcess(store, server).Token(t.Context(), nil)
-		if !errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("got %v, %v, want ErrReauthenticate", got, err)
-		}
-	})
-}
-
 func TestALogoutHereIsHealedByALoginElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(storetest.Memory), new(family)
@@ -203,22 +133,6 @@ func TestALogoutHereIsHealedByALoginElsewhere(t *testing.T) {
 		wantToken(t, got, err, "login")
 		if got := server.calls.Load(); got != 1 {
 			t.Errorf("%d exchanges, want 1", got)
-		}
-	})
-}
-
-func TestALogoutThatCouldNotBeSavedHoldsInItsProcess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), new(family)
-		a := newProcess(store, server)
-		a.Token(t.Context(), nil)
-		store.update.Store(true)
-		if err := a.Forget(t.Context()); !isStoreError(err, "update") {
-			t.Errorf("got %v, want a StoreError", err)
-		}
-		time.Sleep(time.Hour)
-		if _, err := a.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("got %v, want ErrReauthenticate", err)
 		}
 	})
 }
@@ -424,72 +338,6 @@ func TestTheStoreErrorOfASourceIsNotOnesOwn(t *testing.T) {
 	}
 }
 
-func TestTwoTokensOfAnswersDoNotBringBackASpentRefreshToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(storetest.Memory), new(family)
-		a, b := newProcess(store, server), newProcess(store, server)
-		first, _ := a.Token(t.Context(), nil)
-		b.Token(t.Context(), nil)
-		server.delay = time.Second
-		go b.Token(t.Context(), first) // spends refresh-1 under the lock
-		synctest.Wait()
-		one, two := &Token{AccessToken: "one"}, &Token{AccessToken: "two"}
-		a.Replace(t.Context(), first, one) // nil: somebody else has the lock
-		time.Sleep(2 * time.Second)
-		a.Replace(t.Context(), one, two)
-		if v := value(t, store); v.Token.Refresh_Token != "refresh-2" {
-			t.Errorf("the store has %+v, want refresh-2, the only one that works", v)
-		}
-		a.Token(t.Context(), two)
-		if server.current.Load() < 0 {
-			t.Error("a refresh token was sent twice, the family is dead")
-		}
-	})
-}
-
-func TestALogoutThatFailedIsSavedByTheNextToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), &family{life: time.Minute}
-		a, b := newProcess(store, server), newProcess(store, server)
-		a.Token(t.Context(), nil)
-		b.Token(t.Context(), nil)
-		store.update.Store(true)
-		a.Forget(t.Context())
-		store.update.Store(false)
-		for range 100 {
-			time.Sleep(time.Minute)
-			a.Token(t.Context(), nil)
-		}
-		if got, err := b.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) {
-			t.Errorf("got %v, %v, want ErrReauthenticate", got, err)
-		}
-		b.Set(t.Context(), &Token{AccessToken: "login"})
-		time.Sleep(time.Hour)
-		got, err := a.Token(t.Context(), nil)
-		wantToken(t, got, err, "login")
-	})
-}
-
-func TestALoginThatFailedIsSavedByTheNextToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), new(family)
-		a, b := newProcess(store, server), newProcess(store, server)
-		b.Forget(t.Context())
-		time.Sleep(11 * time.Second) // later, whatever a's clock says
-		store.update.Store(true)
-		a.Set(t.Context(), &Token{AccessToken: "login", RefreshToken: "refresh-0"})
-		store.update.Store(false)
-		for range 100 {
-			time.Sleep(time.Minute)
-			a.Token(t.Context(), nil)
-		}
-		_, err := b.Token(t.Context(), nil)
-		if err != nil {
-			t.Errorf("got %v, want the login", err)
-		}
-	})
-}
-
 func TestALoginWithoutRefreshTokenLivesAsLongAsItsAccessToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := new(storetest.Memory)
@@ -514,25 +362,6 @@ func TestASourceThatIsLockedIsNotAskedAgain(t *testing.T) {
 		}))
 		if _, err := p.Token(t.Context(), nil); n.Load() != 1 || !errors.Is(err, tokensource.ErrLocked) {
 			t.Errorf("got %v after %d calls, want the source's error after 1", err, n.Load())
-		}
-	})
-}
-
-func TestATokenOfAnAnswerIsNotHeldUpByAStoreThatCannotSave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, server := new(brokenStore), new(family)
-		a := newProcess(store, server)
-		first, _ := a.Token(t.Context(), nil)
-		store.save.Store(true)
-		began := time.Now()
-		err := a.Replace(t.Context(), first, &Token{AccessToken: "next"})
-		if waited := time.Since(began); waited > 5*time.Second || !isStoreError(err, "save") {
-			t.Errorf("got %v after %v, want a StoreError within 5s", err, waited)
-		}
-		store.save.Store(false)
-		a.stored.Token(t.Context(), nil)
-		if v := value(t, store); v.Token.Access_Token != "next" {
-			t.Errorf("the store has %+v, want next", v)
 		}
 	})
 }

@@ -294,3 +294,66 @@ func TestATokenThatWasObtainedWithoutTheStoreIsPending(t *testing.T) {
 		}
 	})
 }
+
+func TestAStoredTokenMakesRoomInKeyedOnceItIsSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(brokenStore)
+		k := byTenant(func(name string) tokensource.Source {
+			return &tokensource.Stored{Source: new(family), Store: store, Key: name}
+		})
+		k.MaxKeys = 1
+		ask := func(name string) error { _, err := k.Token(tenant(t.Context(), name), nil); return err }
+		store.save.Store(true)
+		if err := ask("a"); err != nil {
+			t.Fatal(err)
+		}
+		if err := ask("b"); !errors.Is(err, tokensource.ErrKeysFull) {
+			t.Errorf("with an unsaved token: got %v, want ErrKeysFull", err)
+		}
+		store.save.Store(false)
+		time.Sleep(2 * time.Second)
+		ask("a") // saves
+		time.Sleep(time.Second)
+		if err := errors.Join(ask("b"), ask("a")); err != nil {
+			t.Errorf("with a saved one: %v", err)
+		}
+	})
+}
+
+// A wrapper passes on what a Stored tells, as a type of one's own does.
+type wrapper struct{ stored *tokensource.Stored }
+
+func (w wrapper) Token(ctx context.Context, old *Token) (*Token, error) {
+	return w.stored.Token(ctx, old)
+}
+func (w wrapper) Set(ctx context.Context, token *Token) error { return w.stored.Set(ctx, token) }
+func (w wrapper) Forget(ctx context.Context) error            { return w.stored.Forget(ctx) }
+func (w wrapper) Pending() bool                               { return w.stored.Pending() }
+
+func TestAWrapperRoundAStoredMayPassOnWhatIsPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(brokenStore)
+		k := byTenant(func(name string) tokensource.Source {
+			return wrapper{&tokensource.Stored{Source: new(family), Store: store, Key: "key-" + name}}
+		})
+		k.MaxKeys = 1
+		a, b := tenant(t.Context(), "a"), tenant(t.Context(), "b")
+		first, _ := k.Token(a, nil) // has a refresh token, which is saved
+		if err := second(k.Token(b, nil)); err != nil {
+			t.Errorf("with a saved token: %v", err)
+		}
+		store.update.Store(true)
+		k.Forget(b)
+		if err := second(k.Token(a, nil)); err != tokensource.ErrKeysFull {
+			t.Errorf("with an unsaved logout: got %v, want ErrKeysFull", err)
+		}
+		store.update.Store(false)
+		if err := second(k.Token(b, first)); !errors.Is(err, tokensource.ErrReauthenticate) {
+			t.Errorf("got %v, want ErrReauthenticate", err)
+		}
+		time.Sleep(time.Second)
+		if err := second(k.Token(a, nil)); err != nil {
+			t.Errorf("with a saved logout: %v", err)
+		}
+	})
+}

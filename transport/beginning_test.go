@@ -3,8 +3,6 @@ package transport_test
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -207,16 +205,6 @@ func TestAStreamOfJSONIsHeldUpForAMoment(t *testing.T) {
 	}
 }
 
-func TestWhatWasReadAheadIsNotReadAfterClose(t *testing.T) {
-	for way, read := range ways {
-		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
-		resp.Body.Close()
-		if got, err := read(resp.Body); got != "" || err != http.ErrBodyReadAfterClose {
-			t.Errorf("%s: got %q and %v, want ErrBodyReadAfterClose", way, got, err)
-		}
-	}
-}
-
 func TestNothingIsReadAheadOnceARuleHasGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -275,193 +263,6 @@ func TestTheFirstByteOfAStreamReachesTheCallerBeforeTheSecondIsSent(t *testing.T
 	}
 }
 
-// A stream of a gibibyte takes no more memory than its beginning.
-func TestAGibibyteOfJSONIsReadAheadForItsBeginningOnly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // where time stands still while anything runs
-		body := &counted{left: 1 << 30}
-		resp := answerOf(t, body)
-		if body.read > 64*kib {
-			t.Errorf("%d bytes were read ahead, want at most 64 KiB", body.read)
-		}
-		if n, err := io.Copy(io.Discard, resp.Body); n != 1<<30 || err != nil {
-			t.Errorf("the caller got %d bytes and %v, want all", n, err)
-		}
-	})
-}
-
-// counted yields an endless list.
-type counted struct{ left, read int64 }
-
-func (c *counted) Read(p []byte) (int, error) {
-	if c.left == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p[:min(int64(len(p)), c.left)], brackets)
-	c.left, c.read = c.left-int64(n), c.read+int64(n)
-	return n, nil
-}
-
-var brackets = strings.Repeat("[", 64*kib)
-
-func (c *counted) Close() error { return nil }
-
-// fast is a body with a WriterTo, and a writer with a ReaderFrom.
-type fast struct {
-	io.Reader
-	used *string
-}
-
-func (f fast) Close() error { return nil }
-func (f fast) WriteTo(w io.Writer) (int64, error) {
-	*f.used += "WriteTo "
-	return io.Copy(struct{ io.Writer }{w}, f.Reader)
-}
-
-type fastWriter struct {
-	bytes.Buffer
-	used *string
-}
-
-func (f *fastWriter) ReadFrom(r io.Reader) (int64, error) {
-	*f.used += "ReadFrom "
-	return f.Buffer.ReadFrom(r)
-}
-
-func TestCopyGoesTheFastWayThatItWentWithoutARule(t *testing.T) {
-	text := `{"items":"` + strings.Repeat("x", 100*kib) + `"}`
-	for _, want := range []string{"WriteTo ", "ReadFrom "} {
-		used := ""
-		var body io.ReadCloser = fast{strings.NewReader(text), &used}
-		if want == "ReadFrom " {
-			body = io.NopCloser(struct{ io.Reader }{strings.NewReader(text)})
-		}
-		resp := answerOf(t, body)
-		w := &fastWriter{used: &used}
-		n, err := io.Copy(w, resp.Body)
-		if used != want || w.String() != text || n != int64(len(text)) || err != nil {
-			t.Errorf("got %d bytes by %q and %v, want %d by %q", n, used, err, len(text), want)
-		}
-	}
-}
-
-func TestAWriterThatFailsHasTakenWhatItSays(t *testing.T) {
-	full := errors.New("full")
-	for _, c := range []struct {
-		says int
-		err  error
-		want int64
-		is   error
-	}{{3, full, 3, full}, {3, nil, 3, io.ErrShortWrite}, {-1, full, 0, full}, {100, full, 11, full}} {
-		resp := answerOf(t, io.NopCloser(strings.NewReader(`{"ok":true}`)))
-		n, err := io.Copy(writerFunc(func(p []byte) (int, error) { return c.says, c.err }), resp.Body)
-		rest, _ := io.ReadAll(resp.Body)
-		if n != c.want || err != c.is || string(rest) != `{"ok":true}`[c.want:] {
-			t.Errorf("a writer says %d, %v: got %d, %v and then %q, want %d, %v and the rest", c.says, c.err, n, err, rest, c.want, c.is)
-		}
-	}
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// panics is a body whose Read panics, after a few bytes.
-type panics struct{ text io.Reader }
-
-func (p panics) Read(b []byte) (int, error) {
-	n, err := p.text.Read(b[:min(len(b), 1)])
-	if err != nil {
-		panic("no more")
-	}
-	return n, nil
-}
-
-func (panics) Close() error { return nil }
-
-func TestAReadErrorInTheBeginningComesAtItsPlace(t *testing.T) {
-	for name, body := range map[string]io.ReadCloser{
-		"an error":         io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), errReader{})),
-		"a panic":          panics{strings.NewReader(`{"error":`)},
-		"a count too high": io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), tooMany{})),
-		"a count too low":  io.NopCloser(io.MultiReader(strings.NewReader(`{"error":`), readerFunc(func([]byte) (int, error) { return -1, nil }))),
-	} {
-		resp := answerOf(t, body)
-		for range 2 { // it stays
-			got, err := io.ReadAll(resp.Body)
-			if err == nil || len(got) > 0 && string(got) != `{"error":` {
-				t.Errorf("%s: got %q and %v, want the beginning and an error", name, got, err)
-			}
-		}
-		if _, err := io.Copy(io.Discard, resp.Body); err == nil {
-			t.Errorf("%s: Copy got no error", name)
-		}
-	}
-}
-
-type errReader struct{}
-
-func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
-
-type tooMany struct{}
-
-func (tooMany) Read(p []byte) (int, error) { return len(p) + 1, nil }
-
-func TestCloseDoesNotWaitForAReadInProgress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		body := &unclosable{gate: make(chan struct{})}
-		resp := answerOf(t, body)
-		if err := resp.Body.Close(); err != nil { // or it hangs
-			t.Errorf("got %v, want none yet", err)
-		}
-		close(body.gate)
-		synctest.Wait()
-		if got := body.closes.Load(); got != 1 {
-			t.Errorf("the body was closed %d times, want once", got)
-		}
-	})
-}
-
-func TestCloseTellsTheErrorOfABodyThatWasReadAhead(t *testing.T) {
-	broken := errors.New("broken")
-	body := struct {
-		io.Reader
-		closeFunc
-	}{strings.NewReader(`{"ok":true}`), func() error { return broken }}
-	if err := answerOf(t, body).Body.Close(); err != broken {
-		t.Errorf("got %v, want the body's error", err)
-	}
-}
-
-func TestABodyThatNeverBeginsCanBeClosed(t *testing.T) {
-	for _, protocol := range protocols {
-		for _, encoding := range []string{"", "gzip"} {
-			ended := make(chan struct{})
-			url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Encoding", encoding)
-				asJSON(w, "")
-				<-r.Context().Done()
-				close(ended)
-			})
-			ctx, cancel := context.WithCancel(t.Context())
-			resp, err := lenient(base).RoundTrip(postBody(t, url, nil).WithContext(ctx))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := resp.Body.Close(); err != nil {
-				t.Errorf("%s %s: got %v, want it closed", protocol, encoding, err)
-			}
-			if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
-				t.Errorf("%s %s: a closed body can be read", protocol, encoding)
-			}
-			if encoding == "gzip" { // net/http waits for its first byte, or for the context
-				cancel()
-			}
-			<-ended
-			cancel()
-		}
-	}
-}
-
 // As a layer may that looks into bodies, too, and changes what it returns.
 func TestAResponseThatWasCopiedBelowComesAsItIs(t *testing.T) {
 	resp, err := lenient(roundTrip(func(*http.Request) (*http.Response, error) {
@@ -473,24 +274,6 @@ func TestAResponseThatWasCopiedBelowComesAsItIs(t *testing.T) {
 	})).RoundTrip(postBody(t, "https://api.example", nil))
 	if err != nil || resp.StatusCode != 203 {
 		t.Errorf("got %v and %v, want the layer's 203", resp, err)
-	}
-}
-
-func TestTheContextEndsTheWaitForABeginningAndForTheEnd(t *testing.T) {
-	for _, begun := range []string{"", "["} {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-			defer cancel()
-			r, w := io.Pipe()
-			defer w.Close()
-			go io.WriteString(w, begun)
-			resp := jsonAnswer(200, "")
-			resp.Body, resp.Request = r, postBody(t, "https://api.example", nil).WithContext(ctx)
-			began := time.Now()
-			if transport.PeekJSON(resp) != nil || time.Since(began) != 10*time.Millisecond {
-				t.Errorf("%q: got JSON, or waited %v, want none after 10 ms", begun, time.Since(began))
-			}
-		})
 	}
 }
 
@@ -527,79 +310,6 @@ func TestABodyWithoutAByteHoldsNothingUp(t *testing.T) {
 		answerOf(t, io.NopCloser(strings.NewReader("")))
 		if took := time.Since(began); took > 0 {
 			t.Errorf("the answer took %v, want none", took)
-		}
-	})
-}
-
-// net/http writes trailers into its response while it reads, which goes on when the rule
-// has given up. The caller may look at the response meanwhile, as httputil.ReverseProxy does.
-func TestTrailersThatComeAfterARuleHasGivenUpDisturbNobody(t *testing.T) {
-	for what, over := range map[string]func(http.RoundTripper) http.RoundTripper{
-		"Auth":           func(base http.RoundTripper) http.RoundTripper { return lenient(base) },
-		"Auth, not Copy": func(base http.RoundTripper) http.RoundTripper { return lenient(base) },
-		"DPoP":           func(base http.RoundTripper) http.RoundTripper { return &transport.DPoP{Key: p256, Base: base} },
-	} {
-		for _, protocol := range protocols {
-			goOn, ended := make(chan struct{}), make(chan struct{})
-			url, base := serveOver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
-				defer close(ended)
-				w.Header().Set("DPoP-Nonce", "n")
-				w.Header().Set("Content-Type", "application/json")
-				w.WriteHeader(http.StatusBadRequest) // else DPoP does not look
-				asJSON(w, "[")
-				<-goOn
-				w.Header().Set(http.TrailerPrefix+"X-Sum", "sum")
-			})
-			resp, err := over(base).RoundTrip(postBody(t, url, nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			before := *resp
-			close(goOn)
-			<-ended
-			during := *resp
-			body := io.Reader(resp.Body)
-			if what == "Auth, not Copy" {
-				body = struct{ io.Reader }{body}
-			}
-			n, err := io.Copy(io.Discard, body)
-			if n != 1 || err != nil || resp.Trailer.Get("X-Sum") != "sum" {
-				t.Errorf("%s, %s: got %d bytes, %v and the trailers %v, want the sum", what, protocol, n, err, resp.Trailer)
-			}
-			if len(before.Trailer)+len(during.Trailer) > 0 {
-				t.Errorf("%s, %s: got trailers before the end", what, protocol)
-			}
-			resp.Body.Close()
-		}
-	}
-}
-
-// net/http does so with HTTP/2 if a body is shorter than its Content-Length.
-func TestTrailersBesideAReadErrorReachTheCaller(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		trailers, end := make(chan struct{}), make(chan struct{})
-		base := roundTrip(func(*http.Request) (*http.Response, error) {
-			resp := jsonAnswer(200, "")
-			resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("["), readerFunc(func([]byte) (int, error) {
-				<-trailers
-				resp.Trailer = http.Header{"X-Sum": {"sum"}}
-				<-end
-				return 0, io.ErrUnexpectedEOF
-			})))
-			return resp, nil
-		})
-		resp, err := lenient(base).RoundTrip(postBody(t, "https://api.example", nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		close(trailers)
-		synctest.Wait()
-		if n, err := resp.Body.Read(make([]byte, 1)); n != 1 || err != nil || len(resp.Trailer) > 0 {
-			t.Errorf("got %d bytes, %v and the trailers %v, want the first byte", n, err, resp.Trailer)
-		}
-		close(end)
-		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.Trailer.Get("X-Sum") != "sum" {
-			t.Errorf("got %v and the trailers %v, want the error and the sum", err, resp.Trailer)
 		}
 	})
 }

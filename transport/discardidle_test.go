@@ -1,0 +1,107 @@
+package transport_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokentripper/tokentripper/transport"
+)
+
+func TestARefusalOfASmallRequestClosesNoIdleConnection(t *testing.T) {
+	closed := 0
+	auth := &transport.Auth{Source: oldThenNew, Base: counting{&closed}}
+	for _, size := range []int64{1, 8 * kib} {
+		for _, again := range []bool{false, true} {
+			data, _ := noise(size)
+			req := postBody(t, "https://api.example", data)
+			if req.ContentLength = size; again {
+				req.GetBody = func() (io.ReadCloser, error) {
+					return io.NopCloser(strings.NewReader(strings.Repeat("x", int(size)))), nil
+				}
+			}
+			getsStatus(t, auth, req, 200)
+		}
+	}
+	if closed != 0 {
+		t.Errorf("the idle connections were closed %d times, want never", closed)
+	}
+}
+
+// counting reads a body and refuses "old"; it counts its CloseIdleConnections.
+type counting struct{ closed *int }
+
+func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
+	io.Copy(io.Discard, req.Body)
+	req.Body.Close()
+	return bodyAnswer(map[string]int{"Bearer old": 401, "Bearer new": 200}[req.Header.Get("Authorization")], http.NoBody), nil
+}
+
+func (c counting) CloseIdleConnections() { *c.closed++ }
+
+// The connection of a refused upload is not used again: if it may be idle, all that
+// are idle are closed. A stream of HTTP/2 ends a little later than its response.
+func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		major, length int
+		body          io.ReadCloser
+		closes        int32
+		takes         time.Duration
+		header        http.Header
+	}{
+		"HTTP/1.1, a body":            {1, -1, io.NopCloser(strings.NewReader("x")), 0, 0, nil},
+		"HTTP/1.1, a body of 0 bytes": {1, 0, io.NopCloser(strings.NewReader("")), 1, 0, nil},
+		"HTTP/1.1, no body":           {1, -1, http.NoBody, 1, 0, nil},
+		"HTTP/1.1, a nil body":        {1, 0, nil, 1, 0, nil},
+		"HTTP/2, a body":              {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, nil},
+		"HTTP/2, no body":             {2, 0, http.NoBody, 1, time.Millisecond, nil},
+		"HTTP/2, Close hangs":         {2, -1, hangingClose{}, 0, 50 * time.Millisecond, nil},
+		"HTTP/2, a body looked into":  {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, http.Header{"Content-Type": {"application/json"}}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			base := &closer{RoundTripper: roundTrip(func(req *http.Request) (*http.Response, error) {
+				io.Copy(io.Discard, req.Body)
+				req.Body.Close()
+				if req.Header.Get("Authorization") == "Bearer new" {
+					return bodyAnswer(200, http.NoBody), nil
+				}
+				return &http.Response{StatusCode: 401, ProtoMajor: c.major, ContentLength: int64(c.length), Body: c.body, Header: c.header}, nil
+			})}
+			auth := &transport.Auth{Source: oldThenNew, Base: base}
+			auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
+			start := time.Now()
+			getsStatus(t, auth, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
+			if took, told := time.Since(start), base.told.Load(); told != c.closes || took != c.takes {
+				t.Errorf("%s: closed idle connections %d times after %v, want %d after %v", name, told, took, c.closes, c.takes)
+			}
+			time.Sleep(time.Minute) // Close returns
+		})
+	}
+}
+
+// A hangingClose is a body whose Close takes a minute.
+type hangingClose struct{ io.Reader }
+
+func (hangingClose) Close() error { time.Sleep(time.Minute); return nil }
+
+func TestTheCloseOfAnUploadWaitsNoLongerThanForTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waited := make(chan time.Duration)
+		base := roundTrip(func(req *http.Request) (*http.Response, error) {
+			req.Body.Read(make([]byte, 1))
+			go func() {
+				start := time.Now()
+				req.Body.Close()
+				waited <- time.Since(start)
+			}()
+			return bodyAnswer(200, http.NoBody), nil
+		})
+		getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base}, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
+		if got := <-waited; got != 0 {
+			t.Errorf("waited %v, want no longer than for the answer", got)
+		}
+	})
+}
