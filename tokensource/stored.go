@@ -183,6 +183,8 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 // A [Cache] over Stored calls Look every 20 to 30 s while requests are sent, and again
 // within 3 s if it fails.
 //
+// A Source of yours that wraps a Stored needs a Look that calls this one.
+//
 // Look takes at most 20 s. The error is a [StoreError] or ctx's. After an error the
 // next call saves the token.
 func (s *Stored) Look(ctx context.Context) error {
