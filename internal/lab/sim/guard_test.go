@@ -124,7 +124,7 @@ const (
 )
 
 // wasteful returns how many refreshes may be due to refusals of good tokens: many
-// origins cause hardly more of them than one, but that each begins a row of its own.
+// origins cause hardly more of them than one, but each begins a row of its own.
 func (w *world) wasteful() int {
 	longest := slices.Max(w.refusals)
 	if w.forbids > 0 || w.sour > 0 {
@@ -133,5 +133,5 @@ func (w *world) wasteful() int {
 	if longest == 0 {
 		return 0
 	}
-	return w.auths*(6+int(math.Log2(1+longest.Seconds()))) + w.sour + w.processes[0].others
+	return w.auths*(6+int(math.Log2(1+longest.Seconds()))) + w.sour/2 + w.processes[0].others
 }
