@@ -256,9 +256,9 @@ func TestEachDefectIsFound(t *testing.T) {
 func find(t *testing.T, program ...string) {
 	from := uint64(1)
 	for range 5 {
-		text, seed := played(t, append(program, "-seeds", "20000", "-from", fmt.Sprint(from))...)
+		text, seed := played(t, append(program, "-seeds", "40000", "-from", fmt.Sprint(from))...)
 		if text == "" {
-			t.Fatalf("20000 seeds from %d: it was not found", from)
+			t.Fatalf("40000 seeds from %d: it was not found", from)
 		}
 		if again, _ := played(t, append(program, "-seed", fmt.Sprint(seed))...); again != "" {
 			t.Logf("%.200s\n%.200s", text, again)
