@@ -106,6 +106,7 @@ type holding struct {
 	known   [][]byte  // what the value may be if nobody else has changed it
 	unsaved time.Time // since when; zero: all is saved
 	lost    bool      // the lock
+	end     time.Time // of the context: what comes after another save has what is left
 }
 
 func (s storeOf) acquire(ctx context.Context) (*holding, error) {
@@ -120,7 +121,7 @@ func (s storeOf) acquire(ctx context.Context) (*holding, error) {
 	}
 	s.holders++
 	s.holder, s.till = s.holders, deadline.Add(2*time.Second)
-	return &holding{storeOf: s, n: s.holder, known: [][]byte{bytes.Clone(s.value)}}, nil
+	return &holding{storeOf: s, n: s.holder, known: [][]byte{bytes.Clone(s.value)}, end: deadline}, nil
 }
 
 func (h *holding) release() {
@@ -134,7 +135,7 @@ func (h *holding) release() {
 	}
 	h.w.note("process %d: a token was not saved", h.p.n)
 	h.excused = true
-	if tried := time.Since(h.unsaved); tried < 13*time.Second && !h.lost && h.w.fault.stubborn == 0 {
+	if tried := time.Since(h.unsaved); tried < 13*time.Second && time.Now().Before(h.end) && !h.lost && h.w.fault.stubborn == 0 {
 		h.w.broken("process %d gave up saving after %v", h.p.n, tried)
 	}
 }
