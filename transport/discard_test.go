@@ -136,11 +136,11 @@ func TestARefusalIsReadUpTo64KiBOr50ms(t *testing.T) {
 		"stops after JSON is decided": {lastingRefusal{"application/json", `{"error":"x"}`, 13}, 50 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			ends := 0
+			var ends atomic.Int32
 			base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 				client, server := net.Pipe()
 				go c.serve(server, func(read int, closed time.Duration) {
-					if ends++; read > 72*kib || closed != c.closed {
+					if ends.Add(1); read > 72*kib || closed != c.closed {
 						t.Errorf("%s: got %d bytes read, and the connection closed after %v, want at most 72 KiB and %v", name, read, closed, c.closed)
 					}
 				})
@@ -152,8 +152,8 @@ func TestARefusalIsReadUpTo64KiBOr50ms(t *testing.T) {
 			getsStatus(t, auth, postBody(t, "http://localhost", nil), 200)
 			base.CloseIdleConnections()
 			time.Sleep(time.Second)
-			if ends != 1 {
-				t.Errorf("%s: %d connections of refusals were closed, want 1", name, ends)
+			if got := ends.Load(); got != 1 {
+				t.Errorf("%s: %d connections of refusals were closed, want 1", name, got)
 			}
 		})
 	}
