@@ -115,11 +115,7 @@ var errEnded = fmt.Errorf("%w: the stored token was refused or forgotten", ErrRe
 // token. While another process holds the lock, it tries to get the lock only once a
 // second.
 func (s *Stored) look(ctx context.Context, key string, old *Token, tried *time.Time) (*Token, error) {
-	value, err := s.load(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	newest, err := s.learn(key, value, false)
+	newest, err := s.load(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -139,17 +135,18 @@ func (s *Stored) look(ctx context.Context, key string, old *Token, tried *time.T
 	return token, err
 }
 
-func (s *Stored) load(ctx context.Context, key string) ([]byte, error) {
+// load learns what the Store holds, and returns the newest record.
+func (s *Stored) load(ctx context.Context, key string) (known, error) {
 	patience, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
 	value, err := s.Store.Load(patience, key)
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return known{}, ctx.Err()
 	case err != nil:
-		return nil, storeError(opLoad, key, err)
+		return known{}, storeError(opLoad, key, err)
 	}
-	return value, nil
+	return s.learn(key, value, false)
 }
 
 // learn takes the record from the Store, unless the one known here is newer, and
@@ -192,11 +189,8 @@ func (s *Stored) Look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	value, err := s.load(ctx, key)
-	if err != nil {
-		return err
-	}
-	if newest, err := s.learn(key, value, false); err != nil || newest.Outcome == lineage.Saved {
+	newest, err := s.load(ctx, key)
+	if err != nil || newest.Outcome == lineage.Saved {
 		return err
 	}
 	return s.flush(ctx, key, saveTime)
