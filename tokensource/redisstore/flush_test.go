@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -109,14 +110,13 @@ func (l loss) test(t *testing.T, n int) {
 // untilAllHaveLooked sends requests for as long as it takes all processes to learn what
 // has been saved.
 func untilAllHaveLooked(processes []*process) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for range 35 {
-		<-tick.C
-		for _, p := range processes {
-			p.cache.Token(context.Background(), nil)
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), 35*time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, p := range processes {
+		all.Go(func() { p.sendRequests(ctx) })
 	}
+	all.Wait()
 }
 
 func TestFlushWhileRefreshing(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,15 +76,40 @@ func (p *process) goodToken(ctx context.Context, srv *tokentest.Server) error {
 	}
 }
 
-// goodTokens gets one for each process, and returns the errors.
+// goodTokens gets one for each process, and returns the errors. A process that has a
+// token sends requests until all have one.
 func goodTokens(ctx context.Context, srv *tokentest.Server, processes []*process) error {
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
 	errs := make([]error, len(processes))
+	var missing atomic.Int64
+	missing.Store(int64(len(processes)))
 	var all sync.WaitGroup
 	for i, p := range processes {
-		all.Go(func() { errs[i] = p.goodToken(ctx, srv) })
+		all.Go(func() {
+			errs[i] = p.goodToken(ctx, srv)
+			if missing.Add(-1) == 0 {
+				stop()
+			}
+			p.sendRequests(waiting)
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// sendRequests sends one each second until ctx ends.
+func (p *process) sendRequests(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			p.cache.Token(ctx, nil)
+		}
+	}
 }
 
 func minute(t testing.TB) context.Context { return minutes(t, 1) }
