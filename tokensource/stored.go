@@ -29,9 +29,10 @@ import (
 // Token returns the token if it is good, and otherwise a [StoreError].
 //
 // The user must log in again if a process is killed after the server has ended its
-// refresh token and before the next one is saved. The same happens if a process that
-// does not know the newest token cannot see that the store has lost it: the process has
-// just started, or the store was put back to the state that the process knows.
+// refresh token and before the next one is saved. After a loss the same happens if no
+// process that knows the newest token sends a request in those 45 s, or if a process
+// that does not know that token cannot see the loss: it has just started, or the store
+// was put back to the state that it knows.
 //
 // Expiry is stored as a time of day, so the clocks of the processes should agree to
 // within seconds. If the wall clock is set back after the Cache got the token, the
