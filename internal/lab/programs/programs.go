@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,12 +44,17 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
+var handedOut sync.Map // ports, by FreePort
+
 // FreePort returns a port of loopback that is free, and stays so when a server starts
-// again: the system hands out higher ports. So is the port of a Redis cluster's bus,
-// 10000 above.
+// again: the system hands out higher ports, and FreePort returns each only once. So is
+// the port of a Redis cluster's bus, 10000 above.
 func FreePort() string {
 	for {
-		port := strconv.Itoa(10_000 + rand.IntN(12_000))
+		port := strconv.Itoa(10_000 + rand.IntN(10_000))
+		if _, again := handedOut.LoadOrStore(port, true); again {
+			continue
+		}
 		if l, err := net.Listen("tcp4", "127.0.0.1:"+port); err == nil {
 			l.Close()
 			return port
