@@ -93,14 +93,20 @@ func TestAFailureWithoutTheStoreIsTheSourcesOwn(t *testing.T) {
 	if _, err := s.Token(t.Context(), nil); err != unavailable {
 		t.Errorf("beside a token: got %v, want the source's error", err)
 	}
-	s.Source = tokensource.Static(&Token{AccessToken: "a\nb"})
-	if _, err := (&tokensource.Cache{Source: s}).Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no header may carry") {
-		t.Errorf("a bad token: got %v, want an error that tells what is wrong with it", err)
-	}
 	store.load.Store(false)
 	s.Source = tokensource.Static(&Token{AccessToken: "good"})
 	got, err := s.Token(t.Context(), nil)
 	wantToken(t, got, err, "good")
+}
+
+func TestATokenThatNoHeaderMayCarryIsAnErrorWithoutTheStore(t *testing.T) {
+	store := new(brokenStore)
+	store.load.Store(true)
+	p := newProcess(store, tokensource.Static(&Token{AccessToken: "a\nb"}))
+	p.stored.Unshared = true
+	if _, err := p.Token(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no header may carry") {
+		t.Errorf("got %v, want an error that tells what is wrong with the token", err)
+	}
 }
 
 func TestATokenOfAnAnswerKeepsItsOwnRefreshTokenOrElseTheNewest(t *testing.T) {

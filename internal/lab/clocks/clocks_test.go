@@ -35,7 +35,11 @@ func TestWithClocksThatMove(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no go command: ", err)
 	}
-	dir := filepath.Join(strings.TrimSpace(string(goroot)), "src", "time")
+	root := filepath.Join(t.TempDir(), "go") // an overlay may not replace files of a downloaded Go by their own names
+	if err := os.Symlink(strings.TrimSpace(string(goroot)), root); err != nil {
+		t.Skip(err)
+	}
+	dir := filepath.Join(root, "src", "time")
 	source, err := os.ReadFile(filepath.Join(dir, "time.go"))
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +54,9 @@ func TestWithClocksThatMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("go", "test", "-overlay", write(t, "overlay.json", string(overlay)), "-tags", "movedclocks", "-run", "Moved", "-v", ".").CombinedOutput()
+	test := exec.Command("go", "test", "-overlay", write(t, "overlay.json", string(overlay)), "-tags", "movedclocks", "-run", "Moved", "-v", ".")
+	test.Env = append(os.Environ(), "GOROOT="+root, "GOTOOLCHAIN=local")
+	out, err := test.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestMoved") {
 		t.Fatalf("%v\n%s", err, out)
 	}
