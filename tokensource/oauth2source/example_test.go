@@ -88,6 +88,36 @@ func ExampleToken() {
 	// Output: reports "eyJ"
 }
 
+// A TokenSource of your own, or of another library. Take one that obtains a token with
+// each call: the Cache keeps it. A source with a cache of its own has no other token
+// when the API refuses the cached one.
+func ExampleToken_source() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	var theirs oauth2.TokenSource = loginSource{srv}
+
+	source := tokensource.Func(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+		t, err := theirs.Token()
+		return oauth2source.Token(t), err
+	})
+	client := &http.Client{Transport: &transport.Auth{Source: &tokensource.Cache{Source: source}}}
+
+	pages.Status(client.Get(srv.APIURL()))
+	srv.RevokeAccess()
+	pages.Status(client.Get(srv.APIURL()))
+	// Output:
+	// 200 OK
+	// 200 OK
+}
+
+// A loginSource logs in with each call.
+type loginSource struct{ srv *tokentest.Server }
+
+func (s loginSource) Token() (*oauth2.Token, error) {
+	config := &clientcredentials.Config{ClientID: s.srv.ClientID, ClientSecret: s.srv.ClientSecret, TokenURL: s.srv.TokenURL()}
+	return config.Token(context.Background())
+}
+
 // An SDK wants an oauth2.TokenSource. Its errors are those that the SDK looks for, and
 // still those of this library.
 func ExampleTokenSource() {
