@@ -54,12 +54,17 @@ func (d *detector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if way == otherWay {
 		return d.base.RoundTrip(moved(req, body))
 	}
-	resp, err := d.try(withBody(req, body), asMade)
-	if err == nil && refusesClient(resp) {
-		resp.Body.Close()
-		return d.try(moved(req, body), otherWay)
+	first, err := d.try(withBody(req, body), asMade)
+	if err != nil || !refused(first) {
+		return first, err
 	}
-	return resp, err
+	second, err := d.try(moved(req, body), otherWay)
+	if err == nil && refused(second) && errorCode(first) == "invalid_grant" { // so this way was right
+		second.Body.Close()
+		return first, nil
+	}
+	first.Body.Close()
+	return second, err
 }
 
 // try remembers a way that succeeds.
@@ -99,14 +104,17 @@ func withBody(req *http.Request, body []byte) *http.Request {
 	return out
 }
 
-// refusesClient reports whether a reply may mean that the client did not authenticate.
-// The reply has no token, so the server has not spent the refresh token.
-func refusesClient(resp *http.Response) bool {
-	if resp.StatusCode == http.StatusTooManyRequests {
-		return false
+// refused reports whether a reply may mean that the client did not authenticate, also
+// with invalid_grant, which a server may answer to an unknown client. The server has not
+// spent a refresh token that it refuses.
+func refused(resp *http.Response) bool {
+	switch resp.StatusCode / 100 {
+	case 2:
+		return errorCode(resp) != ""
+	case 4:
+		return resp.StatusCode != http.StatusTooManyRequests
 	}
-	code := errorCode(resp)
-	return code != "invalid_grant" && (resp.StatusCode/100 == 4 || resp.StatusCode/100 == 2 && code != "")
+	return false
 }
 
 // errorCode reads the error of a reply, and puts the beginning of its body back.

@@ -1,6 +1,7 @@
 package oauth2source_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/oauth2source"
 )
 
@@ -73,7 +75,7 @@ func TestTheClientAuthenticatesAsTheAuthStyleSays(t *testing.T) {
 		"header with id only":   {auto, "", byHeader, 3},
 	} {
 		for _, refusal := range []func(http.ResponseWriter){
-			answer(401, `{"error":"invalid_client"}`), answer(400, `{"error":"invalid_request"}`), answer(400, `{"error":{"message":"m"}}`),
+			answer(401, `{"error":"invalid_client"}`), answer(400, `{"error":"invalid_request"}`), answer(400, `{"error":"invalid_grant"}`), answer(400, `{"error":{"message":"m"}}`),
 			answer(401, ``), answer(404, `<html>`), answer(200, `{"error":"incorrect_client_credentials"}`), answer(200, `error=incorrect_client_credentials`),
 		} {
 			p := newPicky(t, c.knows(c.secret), refusal)
@@ -93,13 +95,11 @@ func TestTheClientAuthenticatesAsTheAuthStyleSays(t *testing.T) {
 
 func TestATokenRequestThatMayHaveBeenCarriedOutIsNotSentAgain(t *testing.T) {
 	for name, refusal := range map[string]func(http.ResponseWriter){
-		"invalid_grant":           answer(400, `{"error":"invalid_grant"}`),
-		"invalid_grant in a form": answer(400, `error=invalid_grant`),
-		"429":                     answer(429, `{"error":"slow_down"}`),
-		"503":                     answer(503, ``),
-		"a redirect":              answer(302, ``),
-		"a wrapped token":         answer(200, `{"code":0,"data":{"accessToken":"at"}}`),
-		"markup":                  answer(200, `<html>`),
+		"429":             answer(429, `{"error":"slow_down"}`),
+		"503":             answer(503, ``),
+		"a redirect":      answer(302, ``),
+		"a wrapped token": answer(200, `{"code":0,"data":{"accessToken":"at"}}`),
+		"markup":          answer(200, `<html>`),
 		"a body without end": func(w http.ResponseWriter) {
 			for _, err := w.Write(nil); err == nil; _, err = w.Write(make([]byte, 64<<10)) {
 			}
@@ -111,6 +111,27 @@ func TestATokenRequestThatMayHaveBeenCarriedOutIsNotSentAgain(t *testing.T) {
 		grant.RefreshToken = "rt"
 		_, err := grant.Token(t.Context(), nil)
 		want(t, fmt.Sprintf("%s: requests, with the error %v", name, err), p.requests.Load(), int32(1))
+	}
+}
+
+// A refresh token is dead if the server says so for one way and refuses the other, too.
+func TestADeadRefreshTokenIsNoticedWhileTheWayIsUnknown(t *testing.T) {
+	for name, knows := range map[string]func(*http.Request) bool{"header": byHeader("hush"), "form": byForm("hush")} {
+		p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ParseForm(); knows(r) {
+				answer(400, `{"error":"invalid_grant"}`)(w)
+			} else {
+				answer(401, `{"error":"invalid_client"}`)(w)
+			}
+		}))
+		defer p.Close()
+		grant := oauth2source.RefreshToken(t.Context(), &oauth2.Config{ClientID: "a:b", ClientSecret: "hush", Endpoint: oauth2.Endpoint{TokenURL: p.URL}})
+		grant.RefreshToken = "rt"
+		_, err := grant.Token(t.Context(), nil)
+		refusal, _ := errors.AsType[*tokensource.EndpointError](err)
+		if !errors.Is(err, tokensource.ErrReauthenticate) || refusal == nil || refusal.Code != "invalid_grant" {
+			t.Errorf("%s: got %v, want ErrReauthenticate and an EndpointError of invalid_grant", name, err)
+		}
 	}
 }
 

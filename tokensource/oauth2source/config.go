@@ -32,12 +32,12 @@ import (
 // The token endpoint's client is the one of oauth2.HTTPClient in ctx. Nothing else of
 // ctx is used. Like x/oauth2, the grant requests no scopes.
 //
-// With AuthStyleAutoDetect, the client authenticates by Basic. If the server refuses
-// this, the request is sent again with the id and the secret in the form. A client
-// without a secret sends its id in the form first, and then by Basic. The way that
-// succeeds first is used from then on. x/oauth2 sends a request again after every error.
-// The grant does not after invalid_grant, after a status of 429 or 5xx, and without an
-// answer, because the server may have spent the refresh token.
+// With AuthStyleAutoDetect, the client authenticates by Basic. If the server refuses the
+// request, it is sent again with the id and the secret in the form. A client without a
+// secret sends its id in the form first, and then by Basic. The way that succeeds first
+// is used from then on. Unlike in x/oauth2, a request is not sent again after a status
+// of 429 or 5xx, or without an answer, because the server may have spent the refresh
+// token.
 //
 // You may change the fields of the grant before its first use. For example, a TokenURL
 // with http needs Endpoint.AllowHTTP, unless the host is loopback.

@@ -72,18 +72,6 @@ func TestARefreshTokenOfAConfigIsNotSpentWithoutTheLock(t *testing.T) {
 	want(t, "token requests", srv.Counts().TokenRequests, 0)
 }
 
-func TestADeadRefreshTokenOfAConfigNeedsALogin(t *testing.T) {
-	srv := tokentest.NewServer(t)
-	grant := oauth2source.RefreshToken(t.Context(), configOf(srv))
-	grant.RefreshToken = "dead-" + srv.RefreshToken()
-	_, err := grant.Token(t.Context(), nil)
-	refusal, _ := errors.AsType[*tokensource.EndpointError](err)
-	if !errors.Is(err, tokensource.ErrReauthenticate) || refusal == nil || refusal.Code != "invalid_grant" {
-		t.Errorf("got %v, want ErrReauthenticate and an EndpointError of invalid_grant", err)
-	}
-	want(t, "token requests, because invalid_grant says that the client is known", srv.Counts().TokenRequests, 1)
-}
-
 func TestTheContextsClientSendsTokenRequests(t *testing.T) {
 	srv := tokentest.NewServer(t)
 	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInParams, oauth2.AuthStyleInHeader} {

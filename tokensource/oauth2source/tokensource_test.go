@@ -89,7 +89,7 @@ func TestAnErrorHasNoSecret(t *testing.T) {
 	srv := tokentest.NewServer(t)
 	grant := oauth2source.RefreshToken(t.Context(), configOf(srv))
 	grant.RefreshToken = srv.RefreshToken()
-	srv.Fail(tokentest.Failure{Status: 400, Body: fmt.Sprintf(`{"error":"invalid_grant","error_description":%q,"error_uri":%q,"hint":%[1]q}`,
+	srv.Fail(tokentest.Failure{Times: -1, Status: 400, Body: fmt.Sprintf(`{"error":"invalid_grant","error_description":%q,"error_uri":%q,"hint":%[1]q}`,
 		grant.RefreshToken, "https://e.test?"+srv.ClientSecret)})
 	_, err := oauth2source.TokenSource(t.Context(), grant).Token()
 	e, _ := errors.AsType[*oauth2.RetrieveError](err)
