@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	gorilla "github.com/gorilla/websocket"
@@ -291,6 +293,18 @@ func TestClientGoSeesTheTransportBelowAuth(t *testing.T) {
 	want(t, fmt.Sprintf("the TLS cache gives both the same transport, error %v", err), other == tls, true)
 	dial, err := utilnet.DialerFor(first)
 	want(t, fmt.Sprintf("DialerFor has a dialer, error %v", err), dial != nil, true)
-	get(t, &http.Client{Transport: first}, config.Host+"/api/v1/namespaces/default/pods/p")
-	utilnet.CloseIdleConnectionsFor(first) // reaches Auth.CloseIdleConnections
+	reused := func() bool {
+		var reused atomic.Bool
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused.Store(i.Reused) }}
+		req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), http.MethodGet, config.Host+"/api/v1/namespaces/default/pods/p", nil)
+		resp, err := first.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return reused.Load()
+	}
+	want(t, "a connection is reused", fmt.Sprint(reused(), reused()), "false true")
+	utilnet.CloseIdleConnectionsFor(first)
+	want(t, "a connection is reused after CloseIdleConnectionsFor", reused(), false)
 }
