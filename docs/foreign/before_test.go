@@ -14,7 +14,6 @@ import (
 	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
-	"github.com/tokentripper/tokentripper/transport"
 )
 
 // What moving.md has as "before".
@@ -99,58 +98,6 @@ func Example_httpClient() {
 	client := config.Client(ctx)
 
 	pages.Status(client.Get(srv.APIURL()))
-	// Output: 200 OK
-}
-
-// A login in the browser stays as it is. What it brings goes to the Cache.
-func Example_login() {
-	srv := tokentest.Start()
-	defer srv.Close()
-	cache := &tokensource.Cache{Source: &tokensource.RefreshToken{
-		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
-	}}
-	// As config.Exchange(ctx, code, oauth2.VerifierOption(verifier)) returns it.
-	token := &oauth2.Token{RefreshToken: srv.RefreshToken()}
-
-	err := cache.Set(context.Background(), &tokensource.Token{
-		AccessToken:  token.AccessToken,
-		TokenType:    token.TokenType,
-		RefreshToken: token.RefreshToken,
-		Expiry:       token.Expiry,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-
-	pages.Status((&http.Client{Transport: &transport.Auth{Source: cache}}).Get(srv.APIURL()))
-	// Output: 200 OK
-}
-
-// A foreignSource is an oauth2.TokenSource for code that wants one.
-type foreignSource struct {
-	ctx    context.Context
-	source tokensource.Source
-}
-
-func (s foreignSource) Token() (*oauth2.Token, error) {
-	t, err := s.source.Token(s.ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	return &oauth2.Token{AccessToken: t.AccessToken, TokenType: t.TokenType, Expiry: t.Expiry}, nil
-}
-
-func Example_theOtherWay() {
-	srv := tokentest.Start()
-	defer srv.Close()
-	ctx := context.Background()
-	cache := &tokensource.Cache{Source: &tokensource.ClientCredentials{
-		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
-	}}
-
-	var source oauth2.TokenSource = foreignSource{ctx, cache}
-
-	pages.Status((&http.Client{Transport: &oauth2.Transport{Source: source}}).Get(srv.APIURL()))
 	// Output: 200 OK
 }
 

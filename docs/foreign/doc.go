@@ -1,3 +1,3 @@
 // Package foreign has the examples of the pages in docs that need modules of
-// others, and tests of what they say of golang.org/x/oauth2.
+// others, and tests of what they say of these modules.
 package foreign
