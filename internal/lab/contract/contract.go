@@ -51,13 +51,13 @@ type Subject struct {
 
 	// Breaks are the cases, by name, that the RoundTripper is known not to
 	// pass, with a part of what the case says then. All others must pass, and
-	// these must not.
+	// these must not, except those with an empty part: they may.
 	Breaks map[string]string
 }
 
 // A Server is at the other end of a case.
 type Server struct {
-	Base  func() http.RoundTripper // returns another one that reaches the server
+	Base  func() http.RoundTripper // returns another one that reaches the server; may have Close
 	Close func()                   // may be called twice
 }
 
@@ -146,7 +146,7 @@ func (c entry) test(t *testing.T, s Subject) {
 			failed = true
 		}
 	}
-	if breaks && !failed {
+	if breaks && text != "" && !failed {
 		t.Errorf("passes, but Breaks has it with %q", text)
 	}
 }

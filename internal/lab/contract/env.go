@@ -88,6 +88,9 @@ func (e *env) close() {
 	synctest.Wait()
 	for _, base := range []http.RoundTripper{e.base, e.bare} {
 		(&http.Client{Transport: base}).CloseIdleConnections()
+		if c, ok := base.(io.Closer); ok {
+			c.Close()
+		}
 	}
 	time.Sleep(time.Minute) // for what waits before it ends, as servers do
 }

@@ -215,7 +215,8 @@ func requestArrives(e *env) error {
 		e.anew()
 		bare, err := e.arrival(e.bare, s.request(e))
 		if err != nil {
-			return fmt.Errorf("%s: the base itself fails: %w", s.name, err)
+			errs = append(errs, fmt.Errorf("%s: the base itself fails: %w", s.name, err))
+			continue
 		}
 		got, err := e.arrival(e.rt, s.request(e))
 		if err == nil {
