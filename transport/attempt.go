@@ -104,7 +104,7 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 		if resp.ProtoMajor == 2 && resp.Body == http.NoBody {
 			time.Sleep(time.Millisecond) // the stream ends a little later than its response
 		}
-		if pooled {
+		if pooled && resp.ProtoMajor < 3 { // HTTP/3 ends a stream without harm to its connection
 			closeIdle(base)
 		}
 	}()
