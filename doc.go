@@ -21,6 +21,7 @@
 //     refreshes the token once for all callers.
 //   - tokensource/filestore, a module of its own, keeps the tokens of a Stored in files, for the processes of one machine.
 //   - tokensource/pgstore and tokensource/redisstore, too, keep them in Postgres and in Redis, for many machines.
+//   - tokensource/oteltoken, a module as well, records refreshes and requests with OpenTelemetry.
 //   - [github.com/tokentripper/tokentripper/tokensource/storetest] tests a store that you write.
 //   - [github.com/tokentripper/tokentripper/tokensource/tokentest] runs an
 //     authorization server and an API on loopback, for your tests.
