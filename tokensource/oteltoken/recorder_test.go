@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tokentripper/tokentripper/internal/lab/contract"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/oteltoken"
 	"github.com/tokentripper/tokentripper/tokensource/storetest"
@@ -323,4 +324,10 @@ func TestNothingThatIsRecordedHasATokenOrAURL(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRoundTripperKeepsTheContract(t *testing.T) {
+	contract.Run(t, contract.Subject{New: func(base http.RoundTripper, _ contract.TokenFunc) http.RoundTripper {
+		return record().RoundTripper(oteltoken.Attempts, base)
+	}})
 }
