@@ -129,7 +129,7 @@ func TestCloseIdleConnectionsCutsResponsesInProgress(t *testing.T) {
 	}
 }
 
-// A server that resets the stream after its answer mostly takes the answer back. Auth
+// A server that resets the stream after its answer may take the answer back. Auth
 // then cannot tell that it was a refusal.
 func TestARefusalWhoseStreamTheServerResetsIsCuredOrAnError(t *testing.T) {
 	url, base, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
