@@ -81,6 +81,26 @@ func TestNoEarlyRefusalIsLost(t *testing.T) {
 	}
 }
 
+// The server refuses, and neither reads the upload nor stops it until it sees the end of
+// the request.
+func TestTheHandlerOfARefusedUploadIsToldOfTheEnd(t *testing.T) {
+	url, base, dials := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer old" {
+			refusing(0)(w, r)
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	for range 5 { // more than a connection's window
+		gets(t, authOver(base), post(t, url, noise(mib)), "200 "+sumOf(mib))
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("got %d connections, want 1", n)
+	}
+}
+
 // A download is under way on the connection of an upload that is refused.
 func TestARefusedUploadLeavesTheOtherStreamsAlone(t *testing.T) {
 	rest := make(chan struct{})

@@ -101,23 +101,23 @@ func TestHTTP3TransportKeepsTheContract(t *testing.T) {
 	})
 }
 
-// What http3.Transport breaks by itself.
+// What http3.Transport breaks by itself, always or by chance.
 var breaks = map[string]string{
 	"the request stays as it was":                                 "GET without method: http3: parsing frame failed: H3_MESSAGE_ERROR",
 	"the server sees the request that the base would send":        "GET without method: the base itself fails",
 	"a request that the base can't send is an error":              "a body that fails: got",
 	"the body waits for 100 Continue":                             "read before the server wanted it",
 	"a response that is cut short is an error":                    "there is no response, but",
+	"cancelled while the body is sent":                            "", // the server's answer to the reset may be faster
 	"cancelled while the response is read":                        "H3_REQUEST_CANCELLED",
 	"a deadline is a timeout, wherever it passes":                 "reading: got H3_REQUEST_CANCELLED",
-	"the timeout of http.Client is a timeout, wherever it passes": "",
+	"the timeout of http.Client is a timeout, wherever it passes": "", // of two timers, one is faster
 	"the caller's httptrace sees 100 Continue":                    "Wait100Continue: got 0",
 }
 
 // What Auth mends.
 var closesTwice = map[string]string{
 	"the body is closed once":               "closed: got 2",
-	"cancelled while the body is sent":      "",
 	"cancelled while the answer is awaited": "",
 }
 
