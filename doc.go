@@ -22,6 +22,7 @@
 //   - tokensource/filestore, a module of its own, keeps the tokens of a Stored in files, for the processes of one machine.
 //   - tokensource/pgstore and tokensource/redisstore, too, keep them in Postgres and in Redis, for many machines.
 //   - tokensource/oauth2source, a module of its own, connects with golang.org/x/oauth2, both ways.
+//   - tokensource/oteltoken, a module as well, records refreshes and requests with OpenTelemetry.
 //   - [github.com/tokentripper/tokentripper/tokensource/storetest] tests a store that you write.
 //   - [github.com/tokentripper/tokentripper/tokensource/tokentest] runs an
 //     authorization server and an API on loopback, for your tests.

@@ -36,7 +36,8 @@ import (
 // close the connection of the refusal. If that connection is already back in Base's
 // pool, because the refusal has no body or came over HTTP/2, Auth closes all idle
 // connections of Base. Each costs the next request to its host a handshake. A
-// connection of HTTP/2 with other requests on it stays open.
+// connection of HTTP/2 with other requests on it stays open. HTTP/3 needs no other
+// connection.
 //
 // Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {

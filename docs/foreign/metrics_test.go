@@ -2,17 +2,12 @@ package foreign_test
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log"
 	"net/http"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
-	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/tokentripper/tokentripper/internal/lab/pages"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -37,28 +32,6 @@ func observePrometheus(registry prometheus.Registerer) func(tokensource.Refresh)
 		seconds.WithLabelValues(string(r.Cause), strconv.FormatBool(r.Err != nil)).Observe(r.Duration.Seconds())
 		waiters.Add(float64(r.Waiters))
 	}
-}
-
-// observeOpenTelemetry returns an OnRefresh that records in a meter's instruments.
-func observeOpenTelemetry(meter metric.Meter) (func(tokensource.Refresh), error) {
-	seconds, err := meter.Float64Histogram("token.refresh.duration", metric.WithUnit("s"),
-		metric.WithDescription("How long refreshes took."))
-	if err != nil {
-		return nil, err
-	}
-	waiters, err := meter.Int64Counter("token.refresh.waiters", metric.WithUnit("{request}"),
-		metric.WithDescription("Requests that waited for a refresh."))
-	if err != nil {
-		return nil, err
-	}
-	return func(r tokensource.Refresh) {
-		ctx := context.Background()
-		seconds.Record(ctx, r.Duration.Seconds(), metric.WithAttributes(
-			attribute.String("cause", string(r.Cause)),
-			attribute.Bool("failed", r.Err != nil),
-		))
-		waiters.Add(ctx, int64(r.Waiters))
-	}, nil
 }
 
 // refreshTwice tells of two refreshes.
@@ -96,34 +69,4 @@ func Example_prometheus() {
 	// token_refresh_duration_seconds cause=expired failed=false: 1
 	// token_refresh_duration_seconds cause=refused failed=false: 1
 	// token_refresh_waiters_total: 2
-}
-
-func Example_openTelemetry() {
-	reader := sdk.NewManualReader()
-	provider := sdk.NewMeterProvider(sdk.WithReader(reader))
-	observe, err := observeOpenTelemetry(provider.Meter("reports"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	refreshTwice(observe)
-
-	var all metricdata.ResourceMetrics
-	if err := reader.Collect(context.Background(), &all); err != nil {
-		log.Fatal(err)
-	}
-	for _, m := range all.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Histogram[float64]:
-			for _, p := range data.DataPoints {
-				cause, _ := p.Attributes.Value("cause")
-				fmt.Println(m.Name, cause.AsString(), p.Count)
-			}
-		case metricdata.Sum[int64]:
-			fmt.Println(m.Name, data.DataPoints[0].Value)
-		}
-	}
-	// Unordered output:
-	// token.refresh.duration expired 1
-	// token.refresh.duration refused 1
-	// token.refresh.waiters 2
 }

@@ -348,7 +348,7 @@ func (e *env) hijack(w http.ResponseWriter, head string) {
 
 func tunnel(e *env) error {
 	e.handler = flowing
-	if !e.http2 {
+	if e.protocol == http1 {
 		e.handler = func(w http.ResponseWriter, r *http.Request) { e.hijack(w, "HTTP/1.1 200 OK\r\n\r\n") }
 	}
 	src, caller := e.pipe()

@@ -78,7 +78,7 @@ func cancelledSending(e *env) error {
 	src, caller := e.pipe()
 	req, b := e.post(io.MultiReader(strings.NewReader("first"), src))
 	stop := func() { caller.Close() }
-	if e.http2 {
+	if e.protocol != http1 {
 		stop = nil // HTTP/1.1 waits for the caller's Read
 	}
 	err := e.cancelDuring(req, stop)

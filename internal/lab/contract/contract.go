@@ -44,10 +44,21 @@ type Subject struct {
 	// after that. Nil means that the RoundTripper sends nothing again.
 	Refuses func(*http.Request) http.Header
 
+	// ServeHTTP3, if not nil, starts a server of HTTP/3. The cases then run over it
+	// instead of HTTP/1.1 and HTTP/2. It calls dialed for each connection that a
+	// client makes, and closed when the client has closed it.
+	ServeHTTP3 func(h http.Handler, dialed func() (closed func())) Server
+
 	// Breaks are the cases, by name, that the RoundTripper is known not to
 	// pass, with a part of what the case says then. All others must pass, and
-	// these must not.
+	// these must not, except those with an empty part: they may.
 	Breaks map[string]string
+}
+
+// A Server is at the other end of a case.
+type Server struct {
+	Base  func() http.RoundTripper // returns another one that reaches the server; may have Close
+	Close func()                   // may be called twice
 }
 
 // ReadsAhead are the cases that a RoundTripper breaks which reads the body into
@@ -120,7 +131,7 @@ func table() (all []entry) {
 func (c entry) test(t *testing.T, s Subject) {
 	text, breaks := s.Breaks[c.name]
 	failed := false
-	for _, v := range variants {
+	for _, v := range s.variants() {
 		if v.refusal != accepted && s.Refuses == nil || c.not != nil && c.not(v) {
 			continue
 		}
@@ -135,7 +146,7 @@ func (c entry) test(t *testing.T, s Subject) {
 			failed = true
 		}
 	}
-	if breaks && !failed {
+	if breaks && text != "" && !failed {
 		t.Errorf("passes, but Breaks has it with %q", text)
 	}
 }
@@ -157,8 +168,8 @@ func (c entry) try(t *testing.T, s Subject, v variant) (err error) {
 
 // A variant is how the server of a case behaves.
 type variant struct {
-	http2   bool
-	refusal refusal
+	protocol string
+	refusal  refusal
 }
 
 // A refusal says when a server refuses the first attempt.
@@ -170,20 +181,26 @@ const (
 	late     refusal = "refused after the body"
 )
 
-var variants = []variant{
-	{false, accepted}, {false, early}, {false, late},
-	{true, accepted}, {true, early}, {true, late},
+// The protocols of the variants.
+const http1, http2, http3 = "HTTP/1.1", "HTTP/2", "HTTP/3"
+
+func (s Subject) variants() (all []variant) {
+	protocols := []string{http1, http2}
+	if s.ServeHTTP3 != nil {
+		protocols = []string{http3}
+	}
+	for _, protocol := range protocols {
+		for _, refusal := range []refusal{accepted, early, late} {
+			all = append(all, variant{protocol, refusal})
+		}
+	}
+	return all
 }
 
-func (v variant) String() string {
-	if v.http2 {
-		return "HTTP/2, " + string(v.refusal)
-	}
-	return "HTTP/1.1, " + string(v.refusal)
-}
+func (v variant) String() string { return v.protocol + ", " + string(v.refusal) }
 
 // What a case may have no meaning with.
-func onHTTP2(v variant) bool     { return v.http2 }
+func unlessHTTP1(v variant) bool { return v.protocol != http1 }
 func whenRefused(v variant) bool { return v.refusal != accepted }
 func unlessEarly(v variant) bool { return v.refusal != early }
 func whenLate(v variant) bool    { return v.refusal == late }

@@ -27,10 +27,10 @@ type env struct {
 	end     context.CancelFunc
 
 	rt       http.RoundTripper
-	base     *http.Transport // below rt
-	bare     *http.Transport // to compare with
+	base     http.RoundTripper // below rt
+	bare     http.RoundTripper // to compare with
 	network  *network
-	server   *http.Server
+	server   Server
 	handler  http.HandlerFunc      // answers what is not refused
 	reached  func(r *http.Request) // is told of every request, before it is answered
 	attempts atomic.Int32          // requests that reached the server or the scripted base
@@ -49,16 +49,30 @@ func newEnv(s Subject, v variant) *env {
 	e := &env{variant: v, subject: s, network: newNetwork(), handler: echo}
 	e.life, e.end = context.WithTimeout(context.Background(), 2*time.Minute)
 	e.ctx, e.cancel = context.WithTimeout(e.life, time.Minute)
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(!v.http2)
-	protocols.SetUnencryptedHTTP2(v.http2)
-	e.base = &http.Transport{DialContext: e.network.dial, Protocols: protocols, ExpectContinueTimeout: time.Hour}
-	e.bare = e.base.Clone()
-	e.server = &http.Server{Handler: e, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0)}
-	go e.server.Serve(e.network)
-	context.AfterFunc(e.life, func() { e.server.Close() })
+	if v.protocol == http3 {
+		e.server = s.ServeHTTP3(e, e.network.dialed)
+	} else {
+		e.server = e.serve()
+	}
+	e.base, e.bare = e.server.Base(), e.server.Base()
+	context.AfterFunc(e.life, e.server.Close)
 	e.anew()
 	return e
+}
+
+// serve starts a server of HTTP/1.1 or HTTP/2.
+func (e *env) serve() Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(e.protocol == http1)
+	protocols.SetUnencryptedHTTP2(e.protocol == http2)
+	server := &http.Server{Handler: e, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0)}
+	go server.Serve(e.network)
+	return Server{
+		Base: func() http.RoundTripper {
+			return &http.Transport{DialContext: e.network.dial, Protocols: protocols, ExpectContinueTimeout: time.Hour}
+		},
+		Close: func() { server.Close() },
+	}
 }
 
 // anew makes the RoundTripper anew: what it sends next will be refused.
@@ -72,8 +86,12 @@ func (e *env) close() {
 	synctest.Wait()
 	e.end()
 	synctest.Wait()
-	e.base.CloseIdleConnections()
-	e.bare.CloseIdleConnections()
+	for _, base := range []http.RoundTripper{e.base, e.bare} {
+		(&http.Client{Transport: base}).CloseIdleConnections()
+		if c, ok := base.(io.Closer); ok {
+			c.Close()
+		}
+	}
 	time.Sleep(time.Minute) // for what waits before it ends, as servers do
 }
 
@@ -164,7 +182,11 @@ func echo(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }
 
 // request makes a request, as http.NewRequest does.
 func (e *env) request(method string, body io.Reader) *http.Request {
-	req, err := http.NewRequestWithContext(e.ctx, method, "http://localhost/path?query", body)
+	url := "http://localhost/path?query"
+	if e.protocol == http3 {
+		url = "https" + strings.TrimPrefix(url, "http")
+	}
+	req, err := http.NewRequestWithContext(e.ctx, method, url, body)
 	if err != nil {
 		panic(err)
 	}

@@ -32,9 +32,14 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	return &conn{Conn: client, network: n, closed: n.dialed()}, nil
+}
+
+// dialed counts a connection, which the client closes by what it returns.
+func (n *network) dialed() (closed func()) {
 	n.dials.Add(1)
 	n.open.Add(1)
-	return &conn{Conn: client, network: n, closed: sync.OnceFunc(func() { n.open.Add(-1) })}, nil
+	return sync.OnceFunc(func() { n.open.Add(-1) })
 }
 
 // Accept implements net.Listener.

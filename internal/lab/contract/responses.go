@@ -24,7 +24,7 @@ var responses = []entry{
 	{name: "closing the response ends the request", run: closeEnds},
 	{name: "a response that is cut short is an error", run: cutShort},
 	{name: "gzip is decompressed, unless the caller does that", run: gzipped},
-	{name: "101 gives a connection", run: upgrade, not: onHTTP2},
+	{name: "101 gives a connection", run: upgrade, not: unlessHTTP1},
 	{name: "a panic of the base reaches the caller", run: basePanics},
 }
 

@@ -190,7 +190,7 @@ var defects = []defect{
 	{"the connection of a refused upload is used again", "transport/attempt.go", []string{
 		`	if next.Small {`, `	if true {`}},
 	{"an empty refusal of an upload leaves its connection", "transport/attempt.go", []string{
-		`		if pooled {
+		`		if pooled && resp.ProtoMajor < 3 {
 `, `		if pooled && false {
 `}},
 	{"a refusal is lost with the upload", "internal/replay/attempt.go", []string{

@@ -1,0 +1,125 @@
+package oteltoken
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+// A Source is a Cache that links the spans of its callers to the refreshes that they
+// waited for. Make it with [Recorder.Source].
+type Source struct {
+	*tokensource.Cache
+	begun, ended atomic.Pointer[trace.SpanContext] // the last refresh that began, and that ended
+}
+
+// Source records the refreshes of a Cache. It changes the Cache, so call it once, before
+// the Cache is in use. An OnRefresh of yours is called as before.
+//
+// Each refresh has a span "token refresh", the root of a trace, because many requests
+// may wait for it. It links to the span of the request that began it. A span in the
+// context of [Source.Token], such as that of otelhttp above Auth, gets a link to the
+// refresh that it waited for. Spans of token requests, such as those of otelhttp below
+// Endpoint.Client, are children of the refresh.
+//
+// If the Cache's Source has a Set, Forget or Replace method and is not a
+// [tokensource.Stored], its refreshes have metrics but no spans.
+//
+// In the New of a [tokensource.Keyed], call Source and return the Cache. Then the spans
+// of requests get no links.
+func (r *Recorder) Source(cache *tokensource.Cache) *Source {
+	r.ready()
+	s := &Source{Cache: cache}
+	before := cache.OnRefresh
+	cache.OnRefresh = func(refresh tokensource.Refresh) {
+		r.refreshed(refresh)
+		if before != nil {
+			before(refresh)
+		}
+	}
+	traced := &traced{cache.Source, r.tracer, s}
+	switch source := cache.Source.(type) {
+	case nil, setter, forgetter, replacer: // the Cache would miss them in a traced
+		if stored, ok := source.(*tokensource.Stored); ok {
+			cache.Source = &tracedStored{stored, traced}
+		}
+	default:
+		cache.Source = traced
+	}
+	return s
+}
+
+type (
+	setter interface {
+		Set(context.Context, *tokensource.Token) error
+	}
+	forgetter interface{ Forget(context.Context) error }
+	replacer  interface {
+		Replace(ctx context.Context, old, next *tokensource.Token) error
+	}
+)
+
+// Token returns what the Cache's Token returns. It allocates nothing unless the caller
+// waited.
+func (s *Source) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return s.Cache.Token(ctx, old)
+	}
+	before := s.ended.Load()
+	token, err := s.Cache.Token(ctx, old)
+	refresh := s.ended.Load()
+	if err != nil {
+		refresh = s.begun.Load() // it may go on, without the caller
+	}
+	if refresh != before {
+		span.AddLink(trace.Link{SpanContext: *refresh})
+	}
+	return token, err
+}
+
+// A traced source has a span for each call.
+type traced struct {
+	source   tokensource.Source
+	tracer   trace.Tracer
+	observed *Source
+}
+
+// A tracedStored is a Stored that is traced: the Cache uses more of it than Token.
+type tracedStored struct {
+	*tokensource.Stored
+	traced *traced
+}
+
+// Token implements tokensource.Source.
+func (s *tracedStored) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
+	return s.traced.Token(ctx, old)
+}
+
+var errEnded = errors.New("the source did not return")
+
+// Token implements tokensource.Source.
+func (t *traced) Token(ctx context.Context, old *tokensource.Token) (token *tokensource.Token, err error) {
+	options := []trace.SpanStartOption{trace.WithNewRoot()}
+	if link := trace.LinkFromContext(ctx); link.SpanContext.IsValid() {
+		options = append(options, trace.WithLinks(link))
+	}
+	ctx, span := t.tracer.Start(ctx, "token refresh", options...)
+	refresh := span.SpanContext()
+	t.observed.begun.Store(&refresh)
+	err = errEnded // if the source panics
+	defer func() {
+		if err != nil {
+			span.SetAttributes(errorType(err))
+			span.SetStatus(codes.Error, err.Error())
+		}
+		span.End()
+		t.observed.ended.Store(&refresh)
+	}()
+	return t.source.Token(ctx, old)
+}
