@@ -1,0 +1,154 @@
+package mcpauth_test
+
+import (
+	"context"
+	"flag"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+)
+
+var whole = flag.Bool("whole", false, "run for 5 minutes with tokens of 3 s and calls of 8 s")
+
+// heard is the numbers of the notifications that have arrived.
+type heard struct {
+	mu  sync.Mutex
+	all map[float64]bool
+}
+
+func (h *heard) options() *mcp.ClientOptions {
+	h.all = map[float64]bool{}
+	return &mcp.ClientOptions{ProgressNotificationHandler: func(_ context.Context, req *mcp.ProgressNotificationClientRequest) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.all[req.Params.Progress] = true
+	}}
+}
+
+func (h *heard) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.all)
+}
+
+// notify sends a notification to each session every 50 ms, and returns how many.
+func (s *site) notify(done <-chan struct{}) (sent int) {
+	for tick := time.Tick(50 * time.Millisecond); ; {
+		select {
+		case <-done:
+			return sent
+		case <-tick:
+			sent++
+			for session := range s.server.Sessions() {
+				session.NotifyProgress(context.Background(), &mcp.ProgressNotificationParams{ProgressToken: "n", Progress: float64(sent)})
+			}
+		}
+	}
+}
+
+// The server ends the standing stream with each revocation.
+func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
+	run, lifetime, length := 5*time.Second, time.Second, 1500*time.Millisecond
+	if *whole {
+		run, lifetime, length = 5*time.Minute, 3*time.Second, 8*time.Second
+	}
+	s, notes := newSite(t), new(heard)
+	s.SetLifetime(lifetime, 0)
+	var mu sync.Mutex // guards refreshes and calls
+	refreshes := map[tokensource.Cause]int{}
+	a := s.auth()
+	a.Cache = func(source tokensource.Source) *tokensource.Cache {
+		return &tokensource.Cache{Source: source, OnRefresh: func(r tokensource.Refresh) {
+			mu.Lock()
+			defer mu.Unlock()
+			if r.Err == nil {
+				refreshes[r.Cause]++
+			}
+		}}
+	}
+	session := s.connect(t, a, notes.options())
+
+	ctx, cancel := context.WithTimeout(t.Context(), run)
+	defer cancel()
+	var all sync.WaitGroup
+	var sent, revocations, calls int
+	all.Go(func() { sent = s.notify(ctx.Done()) })
+	all.Go(func() { revocations = s.revokeOften(ctx.Done(), 7*lifetime/3) })
+	for range 20 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if err := call(t.Context(), session, length); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				calls++
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	waitFor(t, "all notifications", func() bool { return notes.count() == sent })
+	mu.Lock()
+	defer mu.Unlock()
+	counts, refused := s.Counts(), refreshes[tokensource.Refused]
+	aged := refreshes[tokensource.Early] + refreshes[tokensource.Expired]
+	t.Logf("%d calls, %d notifications, %d revocations, refreshes %v, %+v", calls, sent, revocations, refreshes, counts)
+	if notes.count() != sent || sent == 0 || calls < 20 {
+		t.Errorf("%d of %d notifications arrived, %d calls", notes.count(), sent, calls)
+	}
+	// An early refresh comes after 55 % of the lifetime.
+	most := int(run/(lifetime*55/100)) + 2
+	if counts.TokenRequests != 1+aged+refused || counts.Issued != counts.TokenRequests || s.logins.Load() != 1 {
+		t.Errorf("%d token requests, %d tokens and %d logins, want 1 login and a token for each refresh", counts.TokenRequests, counts.Issued, s.logins.Load())
+	}
+	if refused > revocations || aged > most || aged < int(run/lifetime)-revocations-2 {
+		t.Errorf("%d refreshes after a refusal, want at most the %d revocations; %d by age, want at most %d", refused, revocations, aged, most)
+	}
+	s.wantResource(t)
+}
+
+// revokeOften revokes all access tokens and ends the streams, and returns how often.
+func (s *site) revokeOften(done <-chan struct{}, every time.Duration) (n int) {
+	for tick := time.Tick(every); ; {
+		select {
+		case <-done:
+			return n
+		case <-tick:
+			n++
+			s.RevokeAccess()
+			s.cutStreams()
+		}
+	}
+}
+
+// wantResource fails the test unless each token request had the parameter resource.
+func (s *site) wantResource(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, form := range s.forms {
+		if form.Get("resource") != s.url {
+			t.Errorf("token request %d of %d had the resource %q, want %q", i, len(s.forms), form.Get("resource"), s.url)
+		}
+	}
+	if len(s.forms) != s.Counts().TokenRequests {
+		t.Errorf("%d token requests were seen, and %d received", len(s.forms), s.Counts().TokenRequests)
+	}
+}
+
+// waitFor waits until a condition holds, for at most 20 s.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.After(20 * time.Second); !ok(); {
+		select {
+		case <-end:
+			t.Errorf("20 s have passed without %s", what)
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
