@@ -78,10 +78,10 @@ func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
 	var sent, revocations, calls int
 	all.Go(func() { sent = s.notify(ctx.Done()) })
 	all.Go(func() { revocations = s.revokeOften(ctx.Done(), 7*lifetime/3) })
-	for range 20 {
+	for i := range time.Duration(20) {
 		all.Go(func() {
-			for ctx.Err() == nil {
-				if err := call(t.Context(), session, length); err != nil {
+			for next := length * i / 20; ctx.Err() == nil; next = length { // calls begin at all times
+				if err := call(t.Context(), session, next); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -107,6 +107,39 @@ func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
 	}
 	if refused > revocations || aged > most || aged < int(run/lifetime)-revocations-2 {
 		t.Errorf("%d refreshes after a refusal, want at most the %d revocations; %d by age, want at most %d", refused, revocations, aged, most)
+	}
+	s.wantResource(t)
+}
+
+func TestTheSessionSurvivesAServerThatRefusesEverything(t *testing.T) {
+	s, notes := newSite(t), new(heard)
+	session := s.connect(t, s.auth(), notes.options())
+	s.closed.Store(true)
+	s.cutStreams()
+	for range 3 {
+		wantRefusal(t, "a call", call(t.Context(), session, 0), 401, false)
+	}
+	s.closed.Store(false)
+	if err := call(t.Context(), session, 0); err != nil {
+		t.Error(err)
+	}
+	done := make(chan struct{})
+	go s.notify(done)
+	waitFor(t, "a notification", func() bool { return notes.count() > 0 })
+	close(done)
+	if n := s.logins.Load(); n != 1 {
+		t.Errorf("%d logins, want 1", n)
+	}
+}
+
+func TestTheSessionSurvivesTheEndOfTheLogin(t *testing.T) {
+	s := newSite(t)
+	session := s.connect(t, s.auth(), nil)
+	for i := int32(1); i <= 3; i++ {
+		if err := call(t.Context(), session, 0); err != nil || s.logins.Load() != i {
+			t.Errorf("got %v after %d logins, want no error and %d", err, s.logins.Load(), i)
+		}
+		s.RevokeAll()
 	}
 	s.wantResource(t)
 }
