@@ -2,9 +2,7 @@ package mcpauth_test
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -14,13 +12,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/modelcontextprotocol/go-sdk/oauthex"
-	"golang.org/x/oauth2"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport/mcpauth"
@@ -98,8 +94,6 @@ type visitor struct {
 	IDPTokenEndpoint string `json:"idp_token_endpoint"`
 }
 
-const redirect = "http://localhost:3000/callback"
-
 // scenario lists the server's tools and calls the first.
 func scenario(ctx context.Context, server string) error {
 	var v visitor
@@ -161,15 +155,7 @@ func (v *visitor) user(ctx context.Context, d *mcpauth.Discovery) (*tokensource.
 	if err := identify(ctx, d); err != nil {
 		return nil, err
 	}
-	config := oauth2.Config{ClientID: d.Endpoint.ClientID, Endpoint: oauth2.Endpoint{AuthURL: d.Server.AuthorizationEndpoint},
-		RedirectURL: redirect, Scopes: d.Scopes}
-	state, verifier := rand.Text(), oauth2.GenerateVerifier()
-	code, err := browse(ctx, config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier), oauth2.SetAuthURLParam("resource", d.Resource)), state)
-	if err != nil {
-		return nil, err
-	}
-	return d.Endpoint.Exchange(ctx, url.Values{
-		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}})
+	return logIn(ctx, d)
 }
 
 // identify makes a client that has no id yet known to the server.
@@ -182,32 +168,11 @@ func identify(ctx context.Context, d *mcpauth.Discovery) error {
 		return nil
 	}
 	r, err := oauthex.RegisterClient(ctx, d.Server.RegistrationEndpoint, &oauthex.ClientRegistrationMetadata{
-		RedirectURIs: []string{redirect}, GrantTypes: []string{"authorization_code", "refresh_token"}}, nil)
+		RedirectURIs: []string{redirectURL}, GrantTypes: []string{"authorization_code", "refresh_token"}}, nil)
 	if err != nil {
 		return err
 	}
 	d.Endpoint.ClientID, d.Endpoint.ClientSecret = r.ClientID, r.ClientSecret
 	d.Endpoint.ClientSecretPost = r.TokenEndpointAuthMethod == "client_secret_post"
 	return nil
-}
-
-// browse opens a URL and returns the code of the redirect.
-func browse(ctx context.Context, at, state string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	to, err := resp.Location()
-	if err != nil {
-		return "", err
-	}
-	if q := to.Query(); q.Get("state") == state && strings.HasPrefix(to.String(), redirect) {
-		return q.Get("code"), nil
-	}
-	return "", errors.New("the redirect has another state")
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -11,12 +13,23 @@ import (
 )
 
 // A memory is a Store for one key.
-type memory struct{ value []byte }
+type memory struct {
+	lock  sync.Mutex // of the key
+	value atomic.Pointer[[]byte]
+}
 
-func (m *memory) Load(context.Context, string) ([]byte, error) { return m.value, nil }
+func (m *memory) Load(context.Context, string) ([]byte, error) {
+	if value := m.value.Load(); value != nil {
+		return *value, nil
+	}
+	return nil, nil
+}
 
-func (m *memory) Update(_ context.Context, _ string, fn func([]byte, func([]byte) error) error) error {
-	return fn(m.value, func(value []byte) error { m.value = value; return nil })
+func (m *memory) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	value, _ := m.Load(ctx, key)
+	return fn(value, func(value []byte) error { m.value.Store(&value); return nil })
 }
 
 // stored returns an Auth whose login is in the Store.

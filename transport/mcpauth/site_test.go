@@ -2,9 +2,11 @@ package mcpauth_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,46 +18,99 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/auth"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/modelcontextprotocol/go-sdk/oauthex"
+	"golang.org/x/oauth2"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport/mcpauth"
 )
 
-// A site is an MCP server of the SDK, whose tokens are those of the embedded server.
+// A site is an MCP server of the SDK with an authorization server, which adds an
+// authorization endpoint to a tokentest.Server. It does not ask the user.
 type site struct {
 	*tokentest.Server
-	mux    *http.ServeMux
-	server *mcp.Server
-	url    string // of the MCP server
+	front    *httptest.Server
+	server   *mcp.Server
+	endpoint string // of the MCP server
 
 	closed atomic.Bool // refuses every token
-	logins atomic.Int32
 
-	mu    sync.Mutex
-	forms []url.Values // of the token requests
-	cut   []func()     // ends the streams
+	mu     sync.Mutex
+	visits int               // of users at the authorization endpoint
+	codes  map[string]string // the code challenges (RFC 7636)
+	forms  []url.Values      // of the token requests
+	cut    []func()          // ends the streams
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{Server: tokentest.NewServer(t), mux: http.NewServeMux()}
-	srv := httptest.NewServer(s.mux)
-	t.Cleanup(func() { s.cutStreams(); srv.CloseClientConnections(); srv.Close() })
-	s.url = srv.URL + "/mcp"
-	named := srv.URL + "/metadata"
-	s.mux.Handle("/metadata", auth.ProtectedResourceMetadataHandler(&oauthex.ProtectedResourceMetadata{
-		Resource: s.url, AuthorizationServers: []string{srv.URL}, ScopesSupported: []string{"tools"}}))
-	s.mux.HandleFunc("/.well-known/oauth-authorization-server", func(w http.ResponseWriter, r *http.Request) {
+	s := startServer()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func startServer() *site {
+	mux := http.NewServeMux()
+	s := &site{Server: tokentest.Start(), front: httptest.NewServer(mux), codes: map[string]string{}}
+	at := s.front.URL
+	s.endpoint = at + "/mcp"
+	mux.Handle("/metadata", auth.ProtectedResourceMetadataHandler(&oauthex.ProtectedResourceMetadata{
+		Resource: s.endpoint, AuthorizationServers: []string{at}, ScopesSupported: []string{"tools"}}))
+	mux.HandleFunc("/.well-known/oauth-authorization-server", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(&oauthex.AuthServerMeta{Issuer: srv.URL, AuthorizationEndpoint: srv.URL + "/authorize",
-			TokenEndpoint: s.TokenURL(), CodeChallengeMethodsSupported: []string{"S256"}})
+		json.NewEncoder(w).Encode(&oauthex.AuthServerMeta{Issuer: at, AuthorizationEndpoint: at + "/authorize",
+			TokenEndpoint: at + "/token", CodeChallengeMethodsSupported: []string{"S256"}})
 	})
+	mux.HandleFunc("/authorize", s.authorize)
+	mux.HandleFunc("/token", s.exchange)
+
 	s.server = mcp.NewServer(&mcp.Implementation{Name: "site", Version: "1"}, nil)
 	mcp.AddTool(s.server, &mcp.Tool{Name: "wait"}, wait)
 	handler := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return s.server },
 		&mcp.StreamableHTTPOptions{EventStore: mcp.NewMemoryEventStore(nil)})
-	s.mux.Handle("/mcp", auth.RequireBearerToken(s.verify, &auth.RequireBearerTokenOptions{ResourceMetadataURL: named})(s.streams(handler)))
+	guard := auth.RequireBearerToken(s.verify, &auth.RequireBearerTokenOptions{ResourceMetadataURL: at + "/metadata"})
+	mux.Handle("/mcp", guard(s.streams(handler)))
 	return s
+}
+
+// Close ends both servers.
+func (s *site) Close() {
+	s.cutStreams()
+	s.front.CloseClientConnections()
+	s.front.Close()
+	s.Server.Close()
+}
+
+// authorize sends the user back with a code.
+func (s *site) authorize(w http.ResponseWriter, r *http.Request) {
+	q, code := r.URL.Query(), rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.visits++
+	s.codes[code] = q.Get("code_challenge")
+	http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {q.Get("state")}}.Encode(), http.StatusFound)
+}
+
+// exchange is the token endpoint. A code is worth a refresh token of the embedded server, which knows one client.
+func (s *site) exchange(w http.ResponseWriter, r *http.Request) {
+	r.ParseForm()
+	form := r.PostForm
+	s.mu.Lock()
+	s.forms = append(s.forms, maps.Clone(form))
+	challenge := s.codes[form.Get("code")]
+	delete(s.codes, form.Get("code"))
+	s.mu.Unlock()
+	if challenge != "" && challenge == oauth2.S256ChallengeFromVerifier(form.Get("code_verifier")) {
+		form = url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.RefreshToken()}}
+	}
+	form.Set("client_id", s.ClientID)
+	resp, err := http.PostForm(s.TokenURL(), form)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer resp.Body.Close()
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(resp.StatusCode)
+	io.Copy(w, resp.Body)
 }
 
 // verify accepts the tokens that are good at the embedded server.
@@ -100,37 +155,22 @@ func wait(ctx context.Context, _ *mcp.CallToolRequest, in struct{ Milliseconds i
 	}
 }
 
-// login stands for a user in a browser: the embedded server has no authorization endpoint, but hands out
-// refresh tokens as from a login.
-func (s *site) login(ctx context.Context, d *mcpauth.Discovery) (*tokensource.Token, error) {
-	s.logins.Add(1)
-	d.Endpoint.ClientID, d.Endpoint.ClientSecret = s.ClientID, s.ClientSecret // as by a registration
-	return d.Endpoint.Exchange(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.RefreshToken()}})
-}
-
-// auth returns an Auth for the site, whose token requests are in s.forms.
 func (s *site) auth() *mcpauth.Auth {
-	return &mcpauth.Auth{Server: s.url, Login: s.login, Endpoint: tokensource.Endpoint{Client: &http.Client{Transport: s}}}
+	return &mcpauth.Auth{Server: s.endpoint, Login: logIn, Endpoint: tokensource.Endpoint{ClientID: "test"}}
 }
 
-// RoundTrip records the token requests.
-func (s *site) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method == http.MethodPost {
-		body, _ := req.GetBody()
-		text, _ := io.ReadAll(body)
-		form, _ := url.ParseQuery(string(text))
-		s.mu.Lock()
-		s.forms = append(s.forms, form)
-		s.mu.Unlock()
-	}
-	return http.DefaultTransport.RoundTrip(req)
+// logins returns how many users have logged in.
+func (s *site) logins() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.visits
 }
 
 // connect returns a session of the SDK's client.
 func (s *site) connect(t *testing.T, a http.RoundTripper, options *mcp.ClientOptions) *mcp.ClientSession {
 	t.Helper()
 	client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, options)
-	session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: s.url, HTTPClient: &http.Client{Transport: a}}, nil)
+	session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: s.endpoint, HTTPClient: &http.Client{Transport: a}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
