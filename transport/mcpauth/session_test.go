@@ -3,6 +3,7 @@ package mcpauth_test
 import (
 	"context"
 	"flag"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,19 @@ func (s *site) notify(done <-chan struct{}) (sent int) {
 	}
 }
 
+// A gate is open for requests until their answers begin, or closed for a revocation. A request that is refused for
+// the age of its token, and again for a revocation meanwhile, would fail: it is sent at most twice.
+type gate struct {
+	sync.RWMutex
+	base http.RoundTripper
+}
+
+func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
+	g.RLock()
+	defer g.RUnlock()
+	return g.base.RoundTrip(req)
+}
+
 // The server ends the standing stream with each revocation.
 func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
 	run, lifetime, length := 5*time.Second, 3*time.Second, 1500*time.Millisecond
@@ -70,14 +84,15 @@ func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
 			}
 		}}
 	}
-	session := s.connect(t, a, notes.options())
+	g := &gate{base: a}
+	session := s.connect(t, g, notes.options())
 
 	ctx, cancel := context.WithTimeout(t.Context(), run)
 	defer cancel()
 	var all sync.WaitGroup
 	var sent, revocations, calls int
 	all.Go(func() { sent = s.notify(ctx.Done()) })
-	all.Go(func() { revocations = s.revokeOften(ctx.Done(), 4*time.Second) })
+	all.Go(func() { revocations = s.revokeOften(ctx.Done(), g) })
 	for i := range time.Duration(20) {
 		all.Go(func() {
 			for next := length * i / 20; ctx.Err() == nil; next = length { // calls begin at all times
@@ -144,15 +159,17 @@ func TestTheSessionSurvivesTheEndOfTheLogin(t *testing.T) {
 	s.wantResource(t)
 }
 
-// revokeOften revokes all access tokens and ends the streams, and returns how often.
-func (s *site) revokeOften(done <-chan struct{}, every time.Duration) (n int) {
-	for tick := time.Tick(every); ; {
+// revokeOften revokes all access tokens and ends the streams every 4 s, and returns how often.
+func (s *site) revokeOften(done <-chan struct{}, g *gate) (n int) {
+	for tick := time.Tick(4 * time.Second); ; {
 		select {
 		case <-done:
 			return n
 		case <-tick:
 			n++
+			g.Lock()
 			s.RevokeAccess()
+			g.Unlock()
 			s.cutStreams()
 		}
 	}
