@@ -11,7 +11,8 @@
 //	}, nil)
 //
 // Do not set StreamableClientTransport.OAuthHandler as well: requests then have an
-// Authorization header of their own, and pass Auth unchanged.
+// Authorization header of their own, and carry no token of Auth. A Timeout of the
+// http.Client would end the standing stream, and bound the login.
 package mcpauth
 
 import (
@@ -24,6 +25,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tokentripper/tokentripper/internal/origin"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -42,8 +44,8 @@ import (
 // scope that was never requested (insufficient_scope, RFC 6750 section 3.1).
 //
 // If the server refuses the request nevertheless, Auth returns an error instead of the
-// 401, because the SDK ends its session for a 401, or loses the server's notifications.
-// After the error the session goes on.
+// response: the SDK ends its session for a 401, or loses the server's notifications.
+// After an error the session goes on.
 //
 // A login does not depend on the requests that wait for it. Each request leaves when
 // its context ends. If a login fails, or the server accepts no token after it, the next
@@ -61,7 +63,7 @@ type Auth struct {
 	// token. It usually sends a browser to the authorization endpoint, with PKCE, and
 	// passes the code to the Exchange method of the Discovery's Endpoint. If it registers
 	// the client (RFC 7591), it sets the client's id and secret in that Endpoint. The
-	// context ends after 5 minutes.
+	// context ends after 5 minutes, and is that of no request.
 	//
 	// The operator of the MCP server chooses the authorization server. Before Login
 	// sends a secret, it must check the Issuer.
@@ -69,7 +71,9 @@ type Auth struct {
 
 	// Endpoint says how this client authenticates at the token endpoint. Its URL and
 	// Issuer must be empty, because discovery finds the token endpoint. Its Client also
-	// fetches the metadata. The zero Endpoint is that of a client that Login registers.
+	// fetches the metadata, as the SDK does: not from private addresses, unless its
+	// Transport has a DialContext. The zero Endpoint is that of a client that Login
+	// registers.
 	Endpoint tokensource.Endpoint
 
 	// Cache returns the Cache that keeps the token, over the source of the refreshes.
@@ -101,7 +105,7 @@ var errRefused = errors.New("mcpauth: the server refuses this client, and a logi
 // it, and sends the request once more. Its own errors are of type [*transport.Error]. If
 // the login fails, the error wraps [tokensource.ErrReauthenticate] and Login's error.
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
-	a.made.Do(a.make)
+	a.made.Do(a.prepare)
 	before := a.lastLogin()
 	resp, challenges, err := a.send(req, req.Body)
 	switch {
@@ -112,33 +116,49 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	default:
 		return nil, err
 	}
-	if err := a.logIn(req.Context(), before, challenges); err != nil {
-		return nil, &transport.Error{Err: err}
+	if e := a.logIn(req.Context(), before, challenges); e != nil {
+		return nil, notSentAgain(err, e)
 	}
-	body, err := bodyAgain(req)
-	if err != nil {
-		return nil, &transport.Error{Err: err}
+	body, e := bodyAgain(req)
+	if e != nil {
+		return nil, notSentAgain(err, e)
 	}
 	resp, _, err = a.send(req, body)
 	return resp, err
 }
 
-// make makes the parts on first use.
-func (a *Auth) make() {
+// notSentAgain returns the error of a refused request that is not sent again.
+func notSentAgain(refusal, reason error) error {
+	e := &transport.Error{Err: reason}
+	if r, ok := errors.AsType[*transport.Error](refusal); ok {
+		e.StatusCode = r.StatusCode
+	}
+	return e
+}
+
+// prepare makes the parts on first use.
+func (a *Auth) prepare() {
 	source := refresher{a.Endpoint}
 	if a.cache = (&tokensource.Cache{Source: source}); a.Cache != nil {
 		a.cache = a.Cache(source)
 	}
-	server := new(url.URL)
-	if u, err := url.Parse(a.Server); err == nil {
-		server = u
+	a.auth = &transport.Auth{Source: a.cache, Base: a.Base, Origins: []string{a.origin()}, Anonymous: a.anonymous}
+}
+
+// origin returns the origin of the server, or nothing sensible if Server is not a URL:
+// then all requests fail.
+func (a *Auth) origin() string {
+	u, err := url.Parse(a.Server)
+	if err != nil {
+		return ""
 	}
-	a.auth = &transport.Auth{
-		Source:    a.cache,
-		Base:      a.Base,
-		Origins:   []string{server.Scheme + "://" + server.Host},
-		Anonymous: a.anonymous,
-	}
+	return u.Scheme + "://" + u.Host
+}
+
+// carries reports whether Auth authenticates the request.
+func (a *Auth) carries(req *http.Request) bool {
+	u, err := url.Parse(a.Server)
+	return err == nil && origin.Of(u) == origin.Of(req.URL) && req.Header.Get("Authorization") == ""
 }
 
 // anonymousKey is where the context of a request has a *bool, which tells whether the
@@ -161,31 +181,39 @@ func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, []tr
 	out := req.WithContext(context.WithValue(req.Context(), anonymousKey{}, &anonymous))
 	out.Body = body
 	resp, err := a.auth.RoundTrip(out)
-	if err != nil {
-		e, _ := errors.AsType[*transport.Error](err)
-		if e == nil {
-			return nil, nil, err
-		}
+	if e, ok := errors.AsType[*transport.Error](err); ok {
 		return nil, e.Challenges, err
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	resp.Request = req
 	challenges := transport.Challenges(resp)
-	demanded, stepUp := insufficient(challenges)
-	e := &transport.Error{StatusCode: resp.StatusCode, Err: errRefused}
-	switch {
-	case resp.StatusCode == http.StatusUnauthorized && anonymous:
-		e.Err = tokensource.ErrReauthenticate
-	case stepUp && a.lacks(req.Context(), demanded):
-		e.Err = fmt.Errorf("%w: the server demands another scope", tokensource.ErrReauthenticate)
-	case stepUp || resp.StatusCode == http.StatusUnauthorized:
-	default:
-		if resp.StatusCode < 400 && !anonymous {
-			a.unaccepted.Store(0)
-		}
-		return resp, nil, nil
+	if reason := a.refusal(req, resp, challenges, anonymous); reason != nil {
+		resp.Body.Close()
+		// The error has no challenges, because these may repeat the token.
+		return nil, challenges, &transport.Error{StatusCode: resp.StatusCode, Err: reason}
 	}
-	resp.Body.Close()
-	return nil, challenges, e // e has no challenges, because these may repeat the token
+	if resp.StatusCode < 400 && !anonymous {
+		a.unaccepted.Store(0)
+	}
+	return resp, nil, nil
+}
+
+// refusal returns the error that a response stands for, or nil.
+func (a *Auth) refusal(req *http.Request, resp *http.Response, challenges []transport.Challenge, anonymous bool) error {
+	unauthorized := resp.StatusCode == http.StatusUnauthorized
+	scopes, stepUp := insufficient(challenges)
+	stepUp = stepUp && a.carries(req) && (unauthorized || resp.StatusCode == http.StatusForbidden)
+	switch {
+	case unauthorized && anonymous:
+		return tokensource.ErrReauthenticate
+	case stepUp && a.lacks(req.Context(), scopes):
+		return fmt.Errorf("%w: the server demands another scope", tokensource.ErrReauthenticate)
+	case stepUp || unauthorized:
+		return errRefused
+	}
+	return nil
 }
 
 // bodyAgain returns the body for another attempt.
@@ -201,7 +229,7 @@ func bodyAgain(req *http.Request) (io.ReadCloser, error) {
 
 // CloseIdleConnections closes the idle connections of Base, if Base can close them.
 func (a *Auth) CloseIdleConnections() {
-	a.made.Do(a.make)
+	a.made.Do(a.prepare)
 	a.auth.CloseIdleConnections()
 }
 

@@ -23,9 +23,8 @@ type Discovery struct {
 	Resource string
 
 	// Scopes are those to request: of the challenge, or else all that the server's
-	// metadata name; those of the login before;
-	// and offline_access, if the authorization server has it. Nil means to leave the
-	// parameter scope out.
+	// metadata name; those of the login before; and offline_access, if the authorization
+	// server has it. Nil means to leave the parameter scope out.
 	Scopes []string
 
 	// Server is the metadata of the authorization server. It supports PKCE. If it has
@@ -122,7 +121,8 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	if len(scopes) == 0 {
 		scopes = slices.Clone(resource.ScopesSupported)
 	}
-	scopes = append(scopes, a.requested(ctx)...)
+	r, _ := recordOf(a.cache.Peek(ctx, nil))
+	scopes = append(scopes, r.Scopes...)
 	if slices.Contains(server.ScopesSupported, "offline_access") {
 		scopes = append(scopes, "offline_access")
 	}
@@ -130,16 +130,11 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	return slices.Compact(scopes)
 }
 
-// requested returns the scopes that Login was told to request for the current token.
-func (a *Auth) requested(ctx context.Context) []string {
-	r, _ := recordOf(a.cache.Peek(ctx, nil))
-	return r.Scopes
-}
-
-// lacks reports whether Login was never told to request one of the scopes.
+// lacks reports whether Login was not told to request one of the scopes for the current
+// token.
 func (a *Auth) lacks(ctx context.Context, scopes []string) bool {
-	requested := a.requested(ctx)
-	return slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(requested, s) })
+	r, known := recordOf(a.cache.Peek(ctx, nil))
+	return known && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
 }
 
 // insufficient returns the scopes of a challenge that demands a token with these (RFC

@@ -79,7 +79,7 @@ func TestMetadataThatCannotBeTrustedLeadToNoLogin(t *testing.T) {
 	} {
 		w := newWorld()
 		prepare(w)
-		wantRefusal(t, name, do(t.Context(), w.auth()), 0, true)
+		wantRefusal(t, name, do(t.Context(), w.auth()), 401, true)
 		if n := w.logins.Load(); n != 0 {
 			t.Errorf("%s: %d logins, want none", name, n)
 		}

@@ -33,7 +33,7 @@ func (a *Auth) lastLogin() *login {
 
 // logIn waits for a login that ends after before.
 func (a *Auth) logIn(ctx context.Context, before *login, challenges []transport.Challenge) error {
-	l := a.join(ctx, before, challenges)
+	l := a.join(before, challenges)
 	select {
 	case <-l.done:
 		return l.err
@@ -43,7 +43,7 @@ func (a *Auth) logIn(ctx context.Context, before *login, challenges []transport.
 }
 
 // join returns the login in progress, one that has ended since before, or a new one.
-func (a *Auth) join(ctx context.Context, before *login, challenges []transport.Challenge) *login {
+func (a *Auth) join(before *login, challenges []transport.Challenge) *login {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(challenges) > 0 {
@@ -57,13 +57,13 @@ func (a *Auth) join(ctx context.Context, before *login, challenges []transport.C
 	}
 	a.current = &login{done: make(chan struct{}), err: errors.New("mcpauth: Auth.Login called runtime.Goexit")}
 	a.unaccepted.Add(1)
-	go a.run(context.WithoutCancel(ctx), a.current, a.challenges)
+	go a.run(a.current, a.challenges)
 	return a.current
 }
 
 // run runs a login in its own goroutine, where no caller can recover.
-func (a *Auth) run(ctx context.Context, l *login, challenges []transport.Challenge) {
-	ctx, cancel := context.WithTimeout(ctx, loginTime)
+func (a *Auth) run(l *login, challenges []transport.Challenge) {
+	ctx, cancel := context.WithTimeout(context.Background(), loginTime)
 	defer func() {
 		cancel()
 		if p := recover(); p != nil {

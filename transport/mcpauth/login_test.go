@@ -198,6 +198,7 @@ func TestOnlyTheOriginOfTheServerGetsTokensAndLogins(t *testing.T) {
 	var got []string
 	w.HandleFunc("other.example/", func(rw http.ResponseWriter, r *http.Request) {
 		got = append(got, r.Header.Get("Authorization"))
+		rw.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="x", resource_metadata="https://other.example/metadata"`)
 		rw.WriteHeader(401)
 	})
 	a := w.auth()
