@@ -22,10 +22,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 
-	"github.com/tokentripper/tokentripper/internal/origin"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -157,8 +157,7 @@ func (a *Auth) origin() string {
 
 // carries reports whether Auth authenticates the request.
 func (a *Auth) carries(req *http.Request) bool {
-	u, err := url.Parse(a.Server)
-	return err == nil && origin.Of(u) == origin.Of(req.URL) && req.Header.Get("Authorization") == ""
+	return strings.EqualFold(a.origin(), req.URL.Scheme+"://"+req.URL.Host) && req.Header.Get("Authorization") == ""
 }
 
 // anonymousKey is where the context of a request has a *bool, which tells whether the

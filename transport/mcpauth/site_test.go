@@ -166,11 +166,15 @@ func (s *site) logins() int {
 	return s.visits
 }
 
-// connect returns a session of the SDK's client.
-func (s *site) connect(t *testing.T, a http.RoundTripper, options *mcp.ClientOptions) *mcp.ClientSession {
+// connect returns a session of the SDK's client over a RoundTripper.
+func (s *site) connect(t *testing.T, rt http.RoundTripper, options *mcp.ClientOptions) *mcp.ClientSession {
 	t.Helper()
-	client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, options)
-	session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: s.endpoint, HTTPClient: &http.Client{Transport: a}}, nil)
+	return connectBy(t, &mcp.StreamableClientTransport{Endpoint: s.endpoint, HTTPClient: &http.Client{Transport: rt}}, options)
+}
+
+func connectBy(t *testing.T, transport mcp.Transport, options *mcp.ClientOptions) *mcp.ClientSession {
+	t.Helper()
+	session, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, options).Connect(t.Context(), transport, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
