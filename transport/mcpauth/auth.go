@@ -24,7 +24,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
@@ -78,8 +77,9 @@ type Auth struct {
 
 	// Cache returns the Cache that keeps the token, over the source of the refreshes.
 	// Use it to set other fields of the Cache, and to put a [tokensource.Stored] below
-	// it, so that a login outlives the process. It is called once. Nil means a Cache
-	// without further fields.
+	// it, so that a login outlives the process. After Forget of that Cache, the next
+	// request logs in again. The function is called once. Nil means a Cache without
+	// further fields.
 	Cache func(tokensource.Source) *tokensource.Cache
 
 	// Base sends the requests, as [transport.Auth.Base] does. Nil means
@@ -90,12 +90,11 @@ type Auth struct {
 	auth  *transport.Auth
 	cache *tokensource.Cache
 
-	unaccepted atomic.Int32 // logins since the server last accepted a token
-
-	mu         sync.Mutex // guards what follows
-	current    *login     // in progress, or nil
-	last       *login     // the last one that has ended
-	challenges []transport.Challenge
+	mu         sync.Mutex            // guards what follows
+	current    *login                // in progress, or nil
+	last       *login                // the last one that has ended
+	unaccepted int                   // logins since one that succeeded and whose token was accepted
+	challenges []transport.Challenge // the last that demanded a login
 }
 
 // errRefused is the reason for a refusal that neither a refresh nor a login cures.
@@ -194,7 +193,7 @@ func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, []tr
 		return nil, challenges, &transport.Error{StatusCode: resp.StatusCode, Err: reason}
 	}
 	if resp.StatusCode < 400 && !anonymous {
-		a.unaccepted.Store(0)
+		a.accepted()
 	}
 	return resp, nil, nil
 }

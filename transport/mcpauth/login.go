@@ -15,7 +15,7 @@ import (
 type login struct {
 	done  chan struct{} // closed at the end
 	err   error         // not nil until the login has succeeded
-	until time.Time     // no other login before, unless the server accepts a token
+	until time.Time     // no other login before, unless this one has helped
 }
 
 // Bounds of logins.
@@ -52,11 +52,10 @@ func (a *Auth) join(before *login, challenges []transport.Challenge) *login {
 	switch {
 	case a.current != nil:
 		return a.current
-	case a.last != before, a.last != nil && a.unaccepted.Load() > 0 && time.Now().Before(a.last.until):
+	case a.last != before, a.unaccepted > 0 && time.Now().Before(a.last.until):
 		return a.last
 	}
 	a.current = &login{done: make(chan struct{}), err: errors.New("mcpauth: Auth.Login called runtime.Goexit")}
-	a.unaccepted.Add(1)
 	go a.run(a.current, a.challenges)
 	return a.current
 }
@@ -80,10 +79,19 @@ func (a *Auth) run(l *login, challenges []transport.Challenge) {
 func (a *Auth) finish(l *login) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := min(max(a.unaccepted.Load()-1, 0), doublings)
-	l.until = time.Now().Add(firstPause << n)
+	l.until = time.Now().Add(firstPause << min(a.unaccepted, doublings))
+	a.unaccepted++
 	a.last, a.current = l, nil
 	close(l.done)
+}
+
+// accepted notes that the server has accepted a token.
+func (a *Auth) accepted() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil || a.last.err == nil {
+		a.unaccepted = 0
+	}
 }
 
 // obtain makes the result of Login the current token.

@@ -193,6 +193,34 @@ func TestAScopeIsAskedForOnce(t *testing.T) {
 	}
 }
 
+// Requests that need no other scope succeed meanwhile.
+func TestAScopeThatTheUserDeniesIsNotAskedForAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.auth()
+		if err := do(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		w.failing.Store(true)
+		var denied int
+		w.HandleFunc("POST mcp.example/mcp", func(rw http.ResponseWriter, r *http.Request) {
+			if denied++; denied%2 == 0 {
+				rw.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="c"`)
+				rw.WriteHeader(403)
+			}
+		})
+		for i := range 2400 {
+			if err := do(t.Context(), a); (err == nil) != (i%2 == 0) {
+				t.Fatalf("request %d: got %v", i, err)
+			}
+			time.Sleep(250 * time.Millisecond)
+		}
+		if n := w.logins.Load() - 1; n < 2 || n > 10 {
+			t.Errorf("%d logins for the scope in 10 minutes, want at most 10", n)
+		}
+	})
+}
+
 func TestOnlyTheOriginOfTheServerGetsTokensAndLogins(t *testing.T) {
 	w := newWorld()
 	var got []string

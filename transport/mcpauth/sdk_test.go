@@ -107,6 +107,7 @@ func TestA401EndsTheSessionOfTheSDKAlone(t *testing.T) {
 }
 
 func TestA401ForTheStandingStreamLosesTheNotificationsOfTheSDKAlone(t *testing.T) {
+	t.Parallel()
 	s, notes := newSite(t), new(heard)
 	session := s.connect(t, bearer{s.token(t), http.MethodGet}, notes.options())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

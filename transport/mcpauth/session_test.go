@@ -66,6 +66,7 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // The server ends the standing stream with each revocation.
 func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
+	t.Parallel()
 	run, lifetime, length := 5*time.Second, 3*time.Second, 1500*time.Millisecond
 	if *whole {
 		run, length = 5*time.Minute, 8*time.Second
@@ -127,6 +128,7 @@ func TestCallsAndTheStandingStreamOutliveTheirTokens(t *testing.T) {
 }
 
 func TestTheSessionSurvivesAServerThatRefusesEverything(t *testing.T) {
+	t.Parallel()
 	s, notes := newSite(t), new(heard)
 	session := s.connect(t, s.auth(), notes.options())
 	s.closed.Store(true)
