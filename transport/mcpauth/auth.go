@@ -37,8 +37,8 @@ import (
 // Before the first login a request goes without a token. So a server that needs no
 // login gets none, and the challenge of any other server says where to log in, by the
 // rules of MCP's authorization: protected resource metadata (RFC 9728), then metadata of
-// the authorization server (RFC 8414, OpenID Connect Discovery). Every token request has
-// the parameter resource (RFC 8707). A refresh token goes only to the token endpoint
+// the authorization server (RFC 8414, OpenID Connect Discovery). Token requests
+// have the parameter resource (RFC 8707). A refresh token goes only to the token endpoint
 // that issued it. Login is also called, once for each scope, if the server demands a
 // scope that was never requested (insufficient_scope, RFC 6750 section 3.1).
 //
@@ -192,7 +192,7 @@ func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, []tr
 		// The error has no challenges, because these may repeat the token.
 		return nil, challenges, &transport.Error{StatusCode: resp.StatusCode, Err: reason}
 	}
-	if resp.StatusCode < 400 && !anonymous {
+	if resp.StatusCode < 400 {
 		a.accepted()
 	}
 	return resp, nil, nil
@@ -234,9 +234,5 @@ func (a *Auth) CloseIdleConnections() {
 // Format writes the server and the type of Base for every verb. It shows no secret and
 // reads nothing that changes concurrently.
 func (a *Auth) Format(s fmt.State, verb rune) {
-	u, err := url.Parse(a.Server)
-	if err != nil {
-		u = new(url.URL)
-	}
-	fmt.Fprintf(s, "MCP server at %q over %T", u.Host, a.Base)
+	fmt.Fprintf(s, "MCP server at %q over %T", a.origin(), a.Base)
 }

@@ -37,6 +37,10 @@ func TestDiscoveryFollowsTheChallengeAndTheWellKnownPlaces(t *testing.T) {
 			serverURL, issuerURL + "/token", []string{"x"}},
 		"at the root": {func(w *world) { w.unnamed(); w.json(known, strings.ReplaceAll(metadataOf, "%", "https://mcp.example")) },
 			"https://mcp.example", issuerURL + "/token", []string{"x"}},
+		"with offline_access": {func(w *world) {
+			w.json("GET id.example/.well-known/oauth-authorization-server", `{"issuer": "`+issuerURL+`", "token_endpoint": "`+issuerURL+`/token",
+				"code_challenge_methods_supported": ["S256"], "scopes_supported": ["a", "offline_access", "z"]}`)
+		}, serverURL, issuerURL + "/token", []string{"a", "b", "offline_access"}},
 		"nowhere": {func(w *world) { w.unnamed() }, serverURL, "https://mcp.example/token", []string{"x"}},
 	} {
 		w := newWorld()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +50,65 @@ func TestOneLoginServesAllRequests(t *testing.T) {
 			"grant_type": {"authorization_code"}, "resource": {serverURL}}
 		if len(w.forms) != 1 || w.forms[0].Encode() != want.Encode() {
 			t.Errorf("got the token requests %v, want %v", w.forms, want)
+		}
+	})
+}
+
+// The context of a login ends, and so do the requests for metadata.
+func TestALoginEndsByItself(t *testing.T) {
+	for what, c := range map[string]struct {
+		prepare func(*world, *mcpauth.Auth)
+		want    time.Duration
+	}{
+		"a user who does nothing": {func(_ *world, a *mcpauth.Auth) {
+			a.Login = func(ctx context.Context, _ *mcpauth.Discovery) (*tokensource.Token, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		}, 5 * time.Minute},
+		"metadata that do not come": {func(w *world, _ *mcpauth.Auth) {
+			w.HandleFunc("GET mcp.example/metadata", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		}, 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			a := w.auth()
+			c.prepare(w, a)
+			began := time.Now()
+			err := do(t.Context(), a)
+			if took := time.Since(began); !errors.Is(err, tokensource.ErrReauthenticate) || took != c.want {
+				t.Errorf("%s: got %v after %v, want ErrReauthenticate after %v", what, err, took, c.want)
+			}
+		})
+	}
+}
+
+// While a login is in progress, requests wait, and none goes without a token. Those that went before get their
+// challenges late.
+func TestRequestsThatWentBeforeTheLoginUseIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.auth()
+		a.Login = slowly(w.login)
+		var anonymous atomic.Int32
+		w.HandleFunc("POST mcp.example/mcp", func(rw http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				time.Sleep([]time.Duration{time.Second, 6 * time.Second}[anonymous.Add(1)-1])
+			}
+			w.answer(rw, r)
+		})
+		var all sync.WaitGroup
+		for _, wait := range []time.Duration{0, 0, 2 * time.Second} {
+			all.Go(func() {
+				time.Sleep(wait)
+				if err := do(t.Context(), a); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if w.logins.Load() != 1 || anonymous.Load() != 2 {
+			t.Errorf("%d logins and %d requests without a token, want 1 and 2", w.logins.Load(), anonymous.Load())
 		}
 	})
 }
@@ -191,6 +251,32 @@ func TestAScopeIsAskedForOnce(t *testing.T) {
 	if !slices.EqualFunc(asked, want, slices.Equal) {
 		t.Errorf("Login was told to request %v, want %v", asked, want)
 	}
+}
+
+// One answer comes so late that the login for the scope is over.
+func TestARequestThatWasRefusedForTheTokenBeforeIsSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.auth()
+		a.Login = slowly(w.login)
+		if err := do(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		var late atomic.Bool
+		w.HandleFunc("POST mcp.example/mcp", func(rw http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer hush-hush-1" {
+				return
+			}
+			if late.Swap(true) {
+				time.Sleep(5 * time.Second)
+			}
+			rw.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="c", resource_metadata="`+named+`"`)
+			rw.WriteHeader(403)
+		})
+		if err := errors.Join(together(a)...); err != nil || w.logins.Load() != 2 {
+			t.Errorf("got %v after %d logins, want no error and 2 logins", err, w.logins.Load())
+		}
+	})
 }
 
 // Requests that need no other scope succeed meanwhile.

@@ -52,10 +52,35 @@ func TestALoginOutlivesTheProcess(t *testing.T) {
 	if err := do(t.Context(), w.stored(m)); err != nil || w.logins.Load() != 1 {
 		t.Errorf("got %v after %d logins, want no error and 1 login", err, w.logins.Load())
 	}
-	want := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"hush-hush-r1"}, "resource": {serverURL},
-		"client_id": {"registered"}, "client_secret": {"hush-hush-secret"}}
-	if got := w.forms[len(w.forms)-1]; got.Encode() != want.Encode() {
-		t.Errorf("got the refresh %v, want %v", got, want)
+	w.issued++
+	if err := do(t.Context(), w.stored(m)); err != nil || w.logins.Load() != 1 {
+		t.Errorf("got %v after %d logins, want no error and 1 login", err, w.logins.Load())
+	}
+	for i, refresh := range []string{"hush-hush-r1", "hush-hush-r3"} {
+		want := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "resource": {serverURL},
+			"client_id": {"registered"}, "client_secret": {"hush-hush-secret"}}
+		if got := w.forms[1+i]; got.Encode() != want.Encode() {
+			t.Errorf("got the refresh %v, want %v", got, want)
+		}
+	}
+}
+
+func TestWhatCameWithATokenIsKept(t *testing.T) {
+	w := newWorld()
+	var tokens *tokensource.Cache
+	a := w.auth()
+	a.Cache = func(source tokensource.Source) *tokensource.Cache {
+		tokens = &tokensource.Cache{Source: source}
+		return tokens
+	}
+	for range 2 { // after the login and after a refresh
+		if err := do(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(tokens.Peek(t.Context(), nil).Extra["id_token"]); got != `"hush-hush"` {
+			t.Errorf("got the id_token %s, want that of the reply", got)
+		}
+		w.issued++
 	}
 }
 

@@ -72,7 +72,7 @@ func (w *world) exchange(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.issued++
-	fmt.Fprintf(rw, `{"access_token": "hush-hush-%d", "token_type": "Bearer", "expires_in": 3600, "refresh_token": "hush-hush-r%[1]d"}`, w.issued)
+	fmt.Fprintf(rw, `{"access_token": "hush-hush-%d", "token_type": "Bearer", "expires_in": 3600, "refresh_token": "hush-hush-r%[1]d", "id_token": "hush-hush"}`, w.issued)
 }
 
 // answer accepts the last token.
