@@ -1,0 +1,128 @@
+package mcpauth_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/transport/mcpauth"
+)
+
+// A memory is a Store for one key.
+type memory struct {
+	lock  sync.Mutex // of the key
+	value atomic.Pointer[[]byte]
+}
+
+func (m *memory) Load(context.Context, string) ([]byte, error) {
+	if value := m.value.Load(); value != nil {
+		return *value, nil
+	}
+	return nil, nil
+}
+
+func (m *memory) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	value, _ := m.Load(ctx, key)
+	return fn(value, func(value []byte) error { m.value.Store(&value); return nil })
+}
+
+// stored returns an Auth whose login is in the Store.
+func (w *world) stored(m *memory) *mcpauth.Auth {
+	a := w.auth()
+	a.Cache = func(source tokensource.Source) *tokensource.Cache {
+		return &tokensource.Cache{Source: &tokensource.Stored{Source: source, Store: m, Key: "user"}}
+	}
+	return a
+}
+
+func TestALoginOutlivesTheProcess(t *testing.T) {
+	w, m := newWorld(), new(memory)
+	if err := do(t.Context(), w.stored(m)); err != nil {
+		t.Fatal(err)
+	}
+	w.issued++ // the token is refused, and refreshed without another discovery
+	w.HandleFunc("GET mcp.example/metadata", http.NotFound)
+	w.HandleFunc("GET id.example/.well-known/oauth-authorization-server", http.NotFound)
+	if err := do(t.Context(), w.stored(m)); err != nil || w.logins.Load() != 1 {
+		t.Errorf("got %v after %d logins, want no error and 1 login", err, w.logins.Load())
+	}
+	w.issued++
+	if err := do(t.Context(), w.stored(m)); err != nil || w.logins.Load() != 1 {
+		t.Errorf("got %v after %d logins, want no error and 1 login", err, w.logins.Load())
+	}
+	for i, refresh := range []string{"hush-hush-r1", "hush-hush-r3"} {
+		want := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "resource": {serverURL},
+			"client_id": {"registered"}, "client_secret": {"hush-hush-secret"}}
+		if got := w.forms[1+i]; got.Encode() != want.Encode() {
+			t.Errorf("got the refresh %v, want %v", got, want)
+		}
+	}
+}
+
+func TestWhatCameWithATokenIsKept(t *testing.T) {
+	w := newWorld()
+	var tokens *tokensource.Cache
+	a := w.auth()
+	a.Cache = func(source tokensource.Source) *tokensource.Cache {
+		tokens = &tokensource.Cache{Source: source}
+		return tokens
+	}
+	for range 2 { // after the login and after a refresh
+		if err := do(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(tokens.Peek(t.Context(), nil).Extra["id_token"]); got != `"hush-hush"` {
+			t.Errorf("got the id_token %s, want that of the reply", got)
+		}
+		w.issued++
+	}
+}
+
+// The server's metadata are at no well-known place, so that only a challenge says where to log in.
+func TestALoginThatEndsInAnotherProcessBeginsAnew(t *testing.T) {
+	w, m := newWorld(), new(memory)
+	if err := do(t.Context(), w.stored(m)); err != nil {
+		t.Fatal(err)
+	}
+	w.issued++
+	w.token = noRefresh
+	if err := do(t.Context(), w.stored(m)); err != nil || w.logins.Load() != 2 {
+		t.Errorf("got %v after %d logins, want no error and 2 logins", err, w.logins.Load())
+	}
+}
+
+// A client that its server has forgotten must register again. A client of the configuration cannot.
+func TestAForgottenClientThatWasRegisteredLogsInAgain(t *testing.T) {
+	for id, want := range map[string]int32{"": 2, "configured": 1} {
+		w := newWorld()
+		a := w.auth()
+		a.Endpoint.ClientID = id
+		a.Login = func(ctx context.Context, d *mcpauth.Discovery) (*tokensource.Token, error) {
+			w.logins.Add(1)
+			if d.Endpoint.ClientID == "" {
+				d.Endpoint.ClientID = "registered"
+			}
+			return d.Endpoint.Exchange(ctx, url.Values{"grant_type": {"authorization_code"}})
+		}
+		if err := do(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		w.issued++
+		w.token = func(form url.Values) string {
+			if form.Get("grant_type") == "refresh_token" {
+				return `{"error": "invalid_client"}`
+			}
+			return ""
+		}
+		err := do(t.Context(), a)
+		if n := w.logins.Load(); n != want || (err == nil) != (want == 2) {
+			t.Errorf("client %q: got %v after %d logins, want %d", id, err, n, want)
+		}
+	}
+}
