@@ -27,6 +27,7 @@
 //
 // What the two rest on:
 //
+//   - internal/guard asks a Source after a refusal, and limits the refreshes when no token helps.
 //   - internal/replay has a request body that can be sent twice.
 //   - internal/lineage tells which of two stored records is the newest.
 //   - internal/clock tells when a moment has come, though a machine sleeps or its clock is set.
