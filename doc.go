@@ -16,6 +16,7 @@
 //   - [github.com/tokentripper/tokentripper/transport] has Auth, an
 //     http.RoundTripper. It sends each request with a token. When the server
 //     refuses the token, it asks for another and sends the request once more.
+//   - transport/grpcauth, a module of its own, does this for the calls of gRPC.
 //   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
 //     tokens. A grant, or a function of your own, obtains them; a Cache over it
 //     refreshes the token once for all callers.
