@@ -105,7 +105,7 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 	if c == nil {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
-	s := &stream{call: c, opts: opts, open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
+	s := &stream{call: c, opts: opts, recv: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(c, desc, cc, method, opts...)
 	}}
 	if err := s.start(); err != nil {

@@ -16,11 +16,11 @@ type stream struct {
 	open func(*call, []grpc.CallOption) (grpc.ClientStream, error)
 	opts []grpc.CallOption
 
-	recv  sync.Mutex // held while receiving; guards call and final
+	recv  lock // held while receiving; guards call and final
 	call  *call
 	final error // of a stream that was refused and is not made again
 
-	send sync.Mutex // held while sending; taken after recv
+	send lock // held while sending; taken after recv
 
 	mu      sync.Mutex // guards what follows; taken last
 	current grpc.ClientStream
@@ -31,6 +31,13 @@ type stream struct {
 	ended   bool // current has, with err
 	err     error
 }
+
+// A lock is a mutex for a long time: in a test with package synctest, time passes while a
+// goroutine waits for it.
+type lock chan struct{}
+
+func (l lock) take() { l <- struct{}{} }
+func (l lock) free() { <-l }
 
 // Bounds of recordings.
 const (
@@ -57,22 +64,26 @@ func (s *stream) finished(err error) {
 
 // SendMsg sends a message, or records it if the stream has ended for an unknown reason.
 func (s *stream) SendMsg(m any) error {
-	s.send.Lock()
-	current, recorded := s.record(m)
-	err := current.SendMsg(m)
-	s.send.Unlock()
+	current, recorded, err := s.sendOnce(m)
 	if err != io.EOF || !recorded {
 		return err
 	}
 	return s.sentLate(current)
 }
 
+func (s *stream) sendOnce(m any) (current grpc.ClientStream, recorded bool, err error) {
+	s.send.take()
+	defer s.send.free()
+	current, recorded = s.record(m)
+	return current, recorded, current.SendMsg(m)
+}
+
 // sentLate finds out whether a stream that ended before a message was sent is refused.
 // If not, io.EOF tells the caller to stop. If the server sent headers first, only the
 // caller's RecvMsg finds out; until then the message counts as sent.
 func (s *stream) sentLate(old grpc.ClientStream) error {
-	s.recv.Lock()
-	defer s.recv.Unlock()
+	s.recv.take()
+	defer s.recv.free()
 	if !s.is(old) {
 		return nil // the new stream sends it
 	}
@@ -89,8 +100,8 @@ func (s *stream) sentLate(old grpc.ClientStream) error {
 
 // CloseSend closes the direction of sending.
 func (s *stream) CloseSend() error {
-	s.send.Lock()
-	defer s.send.Unlock()
+	s.send.take()
+	defer s.send.free()
 	s.mu.Lock()
 	s.closed = true
 	current := s.current
@@ -101,8 +112,8 @@ func (s *stream) CloseSend() error {
 // RecvMsg receives a message. If the stream is refused instead, RecvMsg receives it
 // from a second one.
 func (s *stream) RecvMsg(m any) error {
-	s.recv.Lock()
-	defer s.recv.Unlock()
+	s.recv.take()
+	defer s.recv.free()
 	if s.final != nil {
 		return s.final
 	}
@@ -120,8 +131,8 @@ func (s *stream) RecvMsg(m any) error {
 
 // Header returns the headers, those of a second stream if the first is refused without.
 func (s *stream) Header() (metadata.MD, error) {
-	s.recv.Lock()
-	defer s.recv.Unlock()
+	s.recv.take()
+	defer s.recv.free()
 	md, err := s.current.Header()
 	if ended, end := s.end(); md == nil && err == nil && ended && s.final == nil && s.call.refused(end) && s.again(end) == nil {
 		md, err = s.current.Header()
@@ -141,24 +152,24 @@ func (s *stream) Trailer() metadata.MD { return s.settle().Trailer() }
 // again opens a second stream after a refusal, and sends on it what was recorded, or
 // returns the caller's error. s.recv is held.
 func (s *stream) again(refusal error) error {
-	s.send.Lock() // the first stream has ended, so nothing is sent for long
+	s.send.take() // the first stream has ended, so nothing is sent for long
 	sent, closed, replayable := s.recording()
 	next, err := s.call.again(refusal, replayable)
 	if next == nil {
-		s.send.Unlock()
+		s.send.free()
 		s.final = s.call.finish(s.opts, err)
 		return s.final
 	}
 	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(next.judge)))
 	if err != nil {
-		s.send.Unlock()
+		s.send.free()
 		next.judge(err)
 		s.final = err
 		return err
 	}
 	s.replace(next, current)
 	go func() { // the server may want its messages received before it takes more
-		defer s.send.Unlock()
+		defer s.send.free()
 		for _, m := range sent {
 			if current.SendMsg(m) != nil {
 				return // RecvMsg says why

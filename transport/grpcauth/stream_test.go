@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,6 +200,51 @@ func TestASecondStreamReceivesWhileTheRecordingIsSent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A goroutine sends while another receives, and tokens are revoked all the time.
+func TestSendingAndReceivingAtOnceSurvivesRevocations(t *testing.T) {
+	for _, headers := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			a, i, auth := world(t)
+			a.headers, a.reads = headers, 3
+			client := a.dial(t, auth)
+			var wg sync.WaitGroup
+			for round := range 20 {
+				if round%5 == 0 {
+					i.revoke()
+				}
+				s, err := client.FullDuplexCall(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				wg.Go(func() {
+					for n := range 30 {
+						if err := s.Send(&testpb.StreamingOutputCallRequest{Payload: payload(fmt.Sprint(n))}); err != nil {
+							t.Errorf("Send: %v", err)
+						}
+					}
+					s.CloseSend()
+				})
+				wg.Go(func() {
+					for n := range 30 {
+						if m, err := s.Recv(); err != nil || string(m.Payload.GetBody()) != fmt.Sprint(n) {
+							t.Errorf("got %v and error %v, want %d", m, err, n)
+							return
+						}
+					}
+					if _, err := s.Recv(); err != io.EOF {
+						t.Errorf("got %v, want EOF", err)
+					}
+				})
+				time.Sleep(time.Duration(round) * time.Millisecond)
+			}
+			wg.Wait()
+			if got := i.issued.Load() - 1; got != 4 {
+				t.Errorf("%d refreshes, want 4", got)
+			}
+		})
+	}
 }
 
 // While many streams are refused, half of them are cancelled at some moment.
