@@ -58,9 +58,10 @@ type Auth struct {
 	// and carries no token. This includes local connections, such as those of tests.
 	AllowInsecure bool
 
-	// MaxStream bounds the recording of the messages that one stream sends, in bytes
-	// of their encoding. Zero means 256 KiB. A negative value means that streams are
-	// not recorded, so none is made again.
+	// MaxStream bounds the recording of the messages that one stream sends, in bytes:
+	// those of the encoding, and 64 for each message. Zero means 256 KiB. A negative
+	// value means that no message is recorded, and no stream made again after it has
+	// sent one.
 	MaxStream int
 
 	asker guard.Asker[map[string]string]

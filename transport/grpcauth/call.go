@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/tokentripper/tokentripper/internal/clock"
 	"github.com/tokentripper/tokentripper/internal/guard"
 	"github.com/tokentripper/tokentripper/internal/origin"
 )
@@ -49,10 +47,10 @@ func (c *call) Value(key any) any {
 }
 
 // GetRequestMetadata returns what an attempt carries: the call's token, or the newest
-// one if the token has expired, or gRPC has sent it and tries again by itself.
+// one if gRPC has sent the token and tries again by itself.
 func (c *call) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	token := c.token
-	if expiry := token.Token.Expiry; c.carried.Load() != nil || !expiry.IsZero() && clock.Passed(time.Now(), expiry) {
+	if c.carried.Load() != nil {
 		var err error
 		if token, err = c.auth.asker.Ask(ctx, c.auth.Source, nil, metadataOf); err != nil {
 			return nil, failed(ctx, "not made", err)
