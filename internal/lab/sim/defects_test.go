@@ -99,7 +99,7 @@ var defects = []defect{
 `, `		clear(g.proven)
 `}},
 	{"the guard withholds a token that is there", "internal/guard/asker.go", []string{
-		`p.Peek(ctx, old.Token); token != nil &&`, `s.Peek(ctx, old.token); token != nil && false &&`}},
+		`p.Peek(ctx, old.Token); token != nil &&`, `p.Peek(ctx, old.Token); token != nil && false &&`}},
 	{"the guard is asked without a token", "internal/guard/asker.go", []string{
 		`guarded := !peeks || p.Peek(ctx, nil) != nil`, `guarded := true`}},
 	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
