@@ -16,7 +16,8 @@
 //   - [github.com/tokentripper/tokentripper/transport] has Auth, an
 //     http.RoundTripper. It sends each request with a token. When the server
 //     refuses the token, it asks for another and sends the request once more.
-//   - transport/mcpauth, a module of its own, logs in and keeps the session of an MCP client.
+//   - transport/grpcauth, a module of its own, does this for the calls of gRPC.
+//   - transport/mcpauth, too, logs in and keeps the session of an MCP client.
 //   - [github.com/tokentripper/tokentripper/tokensource] has the sources of
 //     tokens. A grant, or a function of your own, obtains them; a Cache over it
 //     refreshes the token once for all callers.
@@ -30,6 +31,7 @@
 //
 // What the two rest on:
 //
+//   - internal/guard asks a Source after a refusal, and limits the refreshes when no token helps.
 //   - internal/replay has a request body that can be sent twice.
 //   - internal/lineage tells which of two stored records is the newest.
 //   - internal/clock tells when a moment has come, though a machine sleeps or its clock is set.

@@ -13,7 +13,7 @@ import (
 
 // The library's layers, from the outside in. A package imports from its own and
 // from those behind it.
-var layers = []string{"tokensource/storetest", "transport", "tokensource", "internal"}
+var layers = []string{"tokensource/storetest", "transport", "internal/guard", "tokensource", "internal"}
 
 // layer is a package's place among these, -1 for what surrounds the library.
 func layer(dir string) int {

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 
+	"github.com/tokentripper/tokentripper/internal/guard"
+	"github.com/tokentripper/tokentripper/internal/origin"
 	"github.com/tokentripper/tokentripper/internal/replay"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
@@ -99,9 +100,8 @@ type Auth struct {
 	// that is in progress when a response arrives is kept in addition.
 	MaxMemory int64
 
-	last   atomic.Pointer[credentials]
+	asker  guard.Asker[string]
 	budget replay.Budget
-	guard  guard
 }
 
 // RoundTrip sends the request with a token, and once more if the server refuses the
@@ -114,7 +114,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !carries {
 		return answered(a.base(), req, req)
 	}
-	bearer, err := a.ask(req.Context(), nil)
+	bearer, err := a.asker.Ask(req.Context(), a.Source, nil, a.authorization)
 	if a.anonymous(req, err) {
 		return answered(a.unproved(), req, req)
 	}
@@ -134,18 +134,18 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 // again handles a refusal: it makes the second attempt or returns the refusal itself.
 func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, bearer *credentials) (*http.Response, error) {
 	replayable := body.Hold(req)
-	next, caused, err := a.another(req, bearer)
+	next, caused, err := a.asker.Another(req.Context(), a.Source, kindOf(req), bearer, a.authorization)
 	if caused {
-		defer a.guard.tried()
+		defer a.asker.Tried()
 	}
 	if err != nil && replayable {
 		body.Close()
 		abandon(resp)
-		return nil, refusedError(resp, bearer.token.AccessToken, err)
+		return nil, refusedError(resp, bearer.Token.AccessToken, err)
 	}
 	if next == nil || !replayable { // a new token is for later requests
 		if caused {
-			a.guard.untried(next.token)
+			a.asker.Untried(next.Token)
 		}
 		body.Release()
 		return resp, nil
@@ -160,67 +160,39 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 	switch {
 	case err != nil:
 	case !refused && resp.StatusCode < 400:
-		a.guard.cured(req, next.token)
+		a.asker.Cured(kindOf(req), next.Token)
 	case caused && refused:
-		a.guard.uncured(req, next.token)
+		a.asker.Uncured(kindOf(req), next.Token)
 	case caused:
-		a.guard.untried(next.token)
+		a.asker.Untried(next.Token)
 	}
 	if e, ok := err.(*Error); ok && e.StatusCode == 0 { // DPoP could not sign
-		err = refusedError(first, bearer.token.AccessToken, e.Err)
+		err = refusedError(first, bearer.Token.AccessToken, e.Err)
 	}
 	return resp, err
 }
 
-// another returns other credentials than the refused ones, and whether the refusal
-// caused them: as far as Auth can tell, no request had them before. Nil means that the
-// Source has no other token, or that the guard does not allow asking the Source.
-func (a *Auth) another(req *http.Request, old *credentials) (next *credentials, caused bool, err error) {
-	ctx, last := req.Context(), a.last.Load()
-	s, peeks := a.Source.(peeker)
-	if peeks {
-		if token := s.Peek(ctx, old.token); token != nil && token.AccessToken != old.token.AccessToken {
-			next, err = a.credentials(token)
-			return next, false, err
-		}
-	}
-	guarded := !peeks || s.Peek(ctx, nil) != nil // else the next token is due anyway
-	if guarded && !a.guard.allows(req, old.token) {
-		return nil, false, nil
-	}
-	next, err = a.ask(ctx, old.token)
-	if err != nil || next.token.AccessToken == old.token.AccessToken {
-		return nil, false, err
-	}
-	caused = guarded && next.token.AccessToken != last.token.AccessToken
-	if caused {
-		a.guard.caused(old.token, next.token)
-	}
-	return next, caused, nil
-}
-
-// A peeker is a Source that returns the token that it has without obtaining one, see
-// [tokensource.Cache.Peek].
-type peeker interface {
-	Peek(ctx context.Context, old *tokensource.Token) *tokensource.Token
-}
-
 // send sends an attempt, and reports whether the response refuses the token.
 func (a *Auth) send(req *http.Request, attempt replay.Next, c *credentials) (resp *http.Response, refused bool, err error) {
-	out := withHeader(req, attempt.Body, attempt.Trailer, "Authorization", c.header)
+	out := withHeader(req, attempt.Body, attempt.Trailer, "Authorization", c.Value)
 	resp, err = answered(a.base(), req, out)
 	if err != nil {
 		return nil, false, err
 	}
 	if a.NewToken != nil {
-		a.take(req.Context(), a.NewToken(resp), c.token)
+		a.take(req.Context(), a.NewToken(resp), c.Token)
 	}
 	refused = a.refuses(resp)
 	resp = settled(resp)
-	if !refused && resp.StatusCode < 400 { // other errors prove nothing about the token
-		a.guard.accepted(req, c.token)
+	if !refused && resp.StatusCode < 400 && a.asker.Watches() { // other errors prove nothing about the token
+		a.asker.Accepted(kindOf(req), c.Token)
 	}
 	return resp, refused, nil
+}
+
+// kindOf returns the kind of a request: its method and path, at its origin.
+func kindOf(req *http.Request) guard.Kind {
+	return guard.KindOf(origin.Of(req.URL), req.Method, req.URL.Path)
 }
 
 func (a *Auth) refuses(resp *http.Response) bool {
@@ -243,38 +215,7 @@ func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 }
 
 // Credentials are a token and the header's value made from it.
-type credentials struct {
-	token  *tokensource.Token
-	header string
-}
-
-// ask asks the Source for another token than old.
-func (a *Auth) ask(ctx context.Context, old *tokensource.Token) (*credentials, error) {
-	if a.Source == nil {
-		return nil, errors.New("Auth.Source is nil")
-	}
-	token, err := a.Source.Token(ctx, old)
-	if err != nil {
-		return nil, err
-	}
-	return a.credentials(token)
-}
-
-// credentials returns the credentials of a token. It remembers the last ones, so that
-// the next request with the same token need not make them again.
-func (a *Auth) credentials(token *tokensource.Token) (*credentials, error) {
-	if last := a.last.Load(); last != nil && last.token == token {
-		return last, nil
-	}
-	header, err := a.authorization(token)
-	if err != nil {
-		return nil, err
-	}
-	c := &credentials{token, header}
-	a.last.Store(c)
-	a.guard.see(token)
-	return c, nil
-}
+type credentials = guard.Credentials[string]
 
 // authorization makes the header's value. A DPoP sends bound tokens only, and bound
 // tokens go only through a DPoP: if a server issues an unbound token in reply to a
@@ -295,7 +236,7 @@ func (a *Auth) authorization(token *tokensource.Token) (string, error) {
 // anonymous reports whether the request may go without a token after the Source's
 // error.
 func (a *Auth) anonymous(req *http.Request, err error) bool {
-	return a.Anonymous != nil && errors.Is(err, tokensource.ErrReauthenticate) && a.Anonymous(req, a.last.Load() != nil)
+	return a.Anonymous != nil && errors.Is(err, tokensource.ErrReauthenticate) && a.Anonymous(req, a.asker.Asked())
 }
 
 // unproved returns the base for requests without a token, which need no proof.

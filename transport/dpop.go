@@ -15,6 +15,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/tokentripper/tokentripper/internal/guard"
 	"github.com/tokentripper/tokentripper/internal/jws"
 	"github.com/tokentripper/tokentripper/internal/origin"
 	"github.com/tokentripper/tokentripper/internal/proofsent"
@@ -307,7 +308,7 @@ func (n *nonces) learn(req *http.Request, resp *http.Response, known, sent strin
 	if n.by == nil {
 		n.by = make(map[server]string)
 	}
-	put(n.by, maxNonces, s, nonce) // a nonce that put removes costs a server one challenge
+	guard.Put(n.by, maxNonces, s, nonce) // a nonce that Put removes costs a server one challenge
 }
 
 // nonceOf returns the nonce of a response if it is well formed (section 8.1), else "".

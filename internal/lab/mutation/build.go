@@ -24,6 +24,7 @@ type subject struct {
 func subjects() []*subject {
 	return []*subject{
 		{dir: "internal/replay", tests: []string{"internal/replay", "transport"}},
+		{dir: "internal/guard", tests: []string{"transport"}},
 		{dir: "transport", tests: []string{"transport", "."}},
 		{dir: "internal/lineage", tests: []string{"internal/lineage", "tokensource"}},
 		{dir: "tokensource", tests: []string{"tokensource", "transport", "."}},

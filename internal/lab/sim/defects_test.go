@@ -77,32 +77,31 @@ var defects = []defect{
 		return
 	}
 	if fresh && c.lease.good(now) {`}},
-	{"there is no guard", "transport/guard.go", []string{
+	{"there is no guard", "internal/guard/guard.go", []string{
 		`clock.Passed(time.Now(), seen.at.Add(g.rows[k.origin].pause()))`, `time.Since(seen.at) >= 0`}},
-	{"a row does not grow", "transport/guard.go", []string{
+	{"a row does not grow", "internal/guard/guard.go", []string{
 		`row{r.length + 1, time.Now()}`, `row{1, time.Now()}`}},
-	{"a row is for its own origin alone", "transport/guard.go", []string{
+	{"a row is for its own origin alone", "internal/guard/guard.go", []string{
 		`len(g.rows) > 0 && seen.caused &&`, `g.rows[k.origin].length > 0 && seen.caused &&`,
 		`	return min(shortestPause<<max(`, `	if r.length == 0 {
 		return 0
 	}
 	return min(shortestPause<<max(`}},
-	{"a token that was accepted is not excepted", "transport/guard.go", []string{
+	{"a token that was accepted is not excepted", "internal/guard/guard.go", []string{
 		`	if g.proven[sighting{k, h}] {
 		return true
 	}
 	seen`, `	seen`}},
-	{"all paths of an origin are one", "transport/guard.go", []string{
-		`	h.WriteString(req.URL.Path)
-`, ``}},
-	{"a revoked token begins a row", "transport/guard.go", []string{
+	{"all paths of an origin are one", "transport/auth.go", []string{
+		`req.Method, req.URL.Path)`, `req.Method)`}},
+	{"a revoked token begins a row", "internal/guard/guard.go", []string{
 		`		return // it has been revoked since it came
 `, `		clear(g.proven)
 `}},
-	{"the guard withholds a token that is there", "transport/auth.go", []string{
-		`s.Peek(ctx, old.token); token != nil &&`, `s.Peek(ctx, old.token); token != nil && false &&`}},
-	{"the guard is asked without a token", "transport/auth.go", []string{
-		`guarded := !peeks || s.Peek(ctx, nil) != nil`, `guarded := true`}},
+	{"the guard withholds a token that is there", "internal/guard/asker.go", []string{
+		`p.Peek(ctx, old.Token); token != nil &&`, `p.Peek(ctx, old.Token); token != nil && false &&`}},
+	{"the guard is asked without a token", "internal/guard/asker.go", []string{
+		`guarded := !peeks || p.Peek(ctx, nil) != nil`, `guarded := true`}},
 	{"a refresh token that the reply leaves out is dropped", "tokensource/refreshtoken.go", []string{
 		`err == nil && token.RefreshToken == ""`, `false`}},
 	{"invalid_grant is a failure like others", "tokensource/refreshtoken.go", []string{
@@ -177,7 +176,7 @@ var defects = []defect{
 		`a.send(req, second, next)
 `, `a.send(req, second, next)
 	if refused && req.Body == nil {
-		if third, _, _ := a.another(req, next); third != nil {
+		if third, _, _ := a.asker.Another(req.Context(), a.Source, kindOf(req), next, a.authorization); third != nil {
 			resp, refused, err = a.send(req, second, third)
 		}
 	}
@@ -213,10 +212,10 @@ var defects = []defect{
 `, `			_ = resp
 `}},
 	{"the first nonce is kept for ever", "transport/dpop.go", []string{
-		`	put(n.by, maxNonces, s, nonce)`, `	if n.by[s] != "" {
+		`	guard.Put(n.by, maxNonces, s, nonce)`, `	if n.by[s] != "" {
 		return
 	}
-	put(n.by, maxNonces, s, nonce)`}},
+	guard.Put(n.by, maxNonces, s, nonce)`}},
 	{"a nonce is for all servers", "transport/dpop.go", []string{
 		`return server{origin.Of(req.URL), bound}`, `return server{api: bound && false}`}},
 }
