@@ -101,8 +101,8 @@ func (t *Token) checkExtra() error {
 func invisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
 // Authorization returns the value of the Authorization header that carries the token.
-// Use it for requests that do not go through transport.Auth: a WebSocket's handshake, a
-// gRPC call. It returns an error for a nil Token, if AccessToken or TokenType cannot be
+// Use it for requests that do not go through transport.Auth, such as a WebSocket's
+// handshake. It returns an error for a nil Token, if AccessToken or TokenType cannot be
 // sent in a header, for the type DPoP, which needs a proof (RFC 9449), and for the type
 // N_A, which is not an access token (RFC 8693).
 func (t *Token) Authorization() (string, error) {
