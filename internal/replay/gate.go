@@ -11,7 +11,7 @@ import (
 )
 
 // A gate delays Close of a body that has not ended until RoundTrip has returned, for at
-// most 100 ms and not beyond the request's context.
+// most 250 ms and not beyond the request's context.
 //
 // A server that refuses an upload early may close the connection while its answer is on
 // the way, which breaks off the upload. net/http then closes the body and reports that
@@ -25,7 +25,7 @@ type gate struct {
 	opened chan struct{} // closed when the gate opens; nil unless Close waits
 }
 
-const patience = 100 * time.Millisecond
+const patience = 250 * time.Millisecond
 
 func (g *gate) open() {
 	g.mu.Lock()

@@ -38,7 +38,7 @@ func TestCloseWaitsOnceForTheAnswer(t *testing.T) {
 			began := time.Now()
 			body.Close()
 			body.Close()
-			want(t, kind+": both Closes took", time.Since(began), 100*time.Millisecond)
+			want(t, kind+": both Closes took", time.Since(began), 250*time.Millisecond)
 			body.(interface{ Answered() }).Answered()
 			body.(interface{ Answered() }).Answered()
 		})
@@ -82,11 +82,11 @@ func TestCloseOfARecordedBodyWaitsOnlyIfAnAnswerMayCome(t *testing.T) {
 			next, _ := b.Next(req)
 			next.Body.Read(make([]byte, 1))
 			return next.Body
-		}, 100 * time.Millisecond},
+		}, 250 * time.Millisecond},
 		"the end was not written": {io.EOF, func(b *replay.Body, req *http.Request) io.Closer {
 			io.Copy(stopped{}, b.First(req))
 			return b.First(req)
-		}, 100 * time.Millisecond},
+		}, 250 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			end := io.MultiReader(strings.NewReader("0123456789"), errReader{c.end})
@@ -109,7 +109,7 @@ func TestCloseBeforeTheEndWaitsForTheAnswer(t *testing.T) {
 	}{
 		"answered at once":   {100, 0, time.Hour, 0},
 		"answered in time":   {100, 10 * time.Millisecond, time.Hour, 10 * time.Millisecond},
-		"never answered":     {100, time.Hour, time.Hour, 100 * time.Millisecond},
+		"never answered":     {100, time.Hour, time.Hour, 250 * time.Millisecond},
 		"context ends":       {100, time.Hour, 20 * time.Millisecond, 20 * time.Millisecond},
 		"nothing was read":   {0, time.Hour, time.Hour, 0},
 		"read to the end":    {replay.Small + 1, time.Hour, time.Hour, 0},
