@@ -5,7 +5,6 @@ package pgstore_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -78,35 +77,9 @@ func TestToAdoptATokenIsOneStatement(t *testing.T) {
 	}
 }
 
-// BenchmarkAdoption compares the adoption of another process' token with a plain read, one after the other.
 func BenchmarkAdoption(b *testing.B) {
 	s := newServer(b)
-	store := s.store()
-	one, other := stored(s.store(), noSource), stored(store, noSource)
-	var reads, adoptions []time.Duration
-	for n := 0; b.Loop(); n++ {
-		if err := one.Set(b.Context(), token(n)); err != nil {
-			b.Fatal(err)
-		}
-		began := time.Now()
-		if _, err := store.Load(b.Context(), "k"); err != nil {
-			b.Fatal(err)
-		}
-		read := time.Now()
-		if got, err := other.Token(b.Context(), token(n-1)); err != nil || got.AccessToken != token(n).AccessToken {
-			b.Fatal(got, err)
-		}
-		reads, adoptions = append(reads, read.Sub(began)), append(adoptions, time.Since(read))
-	}
-	read, adoption := median(reads), median(adoptions)
-	b.ReportMetric(float64(read.Microseconds()), "µs/read")
-	b.ReportMetric(float64(adoption.Microseconds()), "µs/adoption")
-	b.ReportMetric(float64(adoption-read)/float64(read), "more-reads/adoption")
-}
-
-func median(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)/2]
+	stores.CompareAdoption(b, s.store(), s.store())
 }
 
 // BenchmarkWaiting has 1,000 processes wait for the exchange of one.
