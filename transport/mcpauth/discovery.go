@@ -47,12 +47,12 @@ func (a *Auth) discover(ctx context.Context, challenges []transport.Challenge) (
 	defer cancel()
 	resource, err := a.resource(ctx, param(challenges, "resource_metadata"))
 	if err != nil {
-		return nil, fmt.Errorf("mcpauth: the server's metadata: %w", err)
+		return nil, fmt.Errorf("mcpauth: the server's metadata: %.1000v", err)
 	}
 	issuer := resource.AuthorizationServers[0]
 	server, err := auth.GetAuthServerMetadata(ctx, issuer, a.Endpoint.Client)
 	if err != nil {
-		return nil, fmt.Errorf("mcpauth: the authorization server's metadata: %w", err)
+		return nil, fmt.Errorf("mcpauth: the authorization server's metadata: %.1000v", err)
 	}
 	if server == nil {
 		base := strings.TrimSuffix(issuer, "/")
@@ -121,7 +121,7 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	if len(scopes) == 0 {
 		scopes = slices.Clone(resource.ScopesSupported)
 	}
-	r, _ := recordOf(a.cache.Peek(ctx, nil))
+	r, _ := recordOf(a.tokens.Peek(ctx, nil))
 	scopes = append(scopes, r.Scopes...)
 	if slices.Contains(server.ScopesSupported, "offline_access") {
 		scopes = append(scopes, "offline_access")
@@ -133,7 +133,7 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 // lacks reports whether Login was not told to request one of the scopes for the current
 // token.
 func (a *Auth) lacks(ctx context.Context, scopes []string) bool {
-	r, known := recordOf(a.cache.Peek(ctx, nil))
+	r, known := recordOf(a.tokens.Peek(ctx, nil))
 	return known && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
 }
 
