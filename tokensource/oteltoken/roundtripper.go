@@ -19,7 +19,7 @@ const (
 )
 
 // RoundTripper counts the requests that pass through it on the way to base, by their
-// answers. Nil means http.DefaultTransport. It changes nothing, and allocates nothing
+// answers. A nil base means http.DefaultTransport. It changes nothing, and allocates nothing
 // for answers with a status that it has seen before.
 func (r *Recorder) RoundTripper(layer Layer, base http.RoundTripper) http.RoundTripper {
 	if base == nil {

@@ -30,6 +30,9 @@ type Source struct {
 // If the Cache's Source has a Set, Forget or Replace method and is not a
 // [tokensource.Stored], its refreshes have metrics but no spans.
 //
+// A panic of OpenTelemetry while it records a refresh, such as that of a span processor,
+// goes to its error handler.
+//
 // In the New of a [tokensource.Keyed], call Source and return the Cache. Then the spans
 // of requests get no links.
 func (r *Recorder) Source(cache *tokensource.Cache) *Source {

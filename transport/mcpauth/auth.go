@@ -53,8 +53,9 @@ import (
 //
 // Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {
-	// Server is the URL of the MCP server, spelled as its metadata spell it. Only
-	// requests to its origin carry tokens.
+	// Server is the URL of the MCP server, spelled as its metadata spell it. Its scheme
+	// must be https, unless the host is loopback. Only requests to its origin carry
+	// tokens.
 	Server string
 
 	// Login logs in at the authorization server that was found, and returns the first
@@ -106,6 +107,12 @@ var errRefused = errors.New("mcpauth: the server refuses this client, and a logi
 // the login fails, the error wraps [tokensource.ErrReauthenticate] and Login's error.
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	a.made.Do(a.prepare)
+	if a.auth.Origins[0] == "" {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, &transport.Error{Err: errors.New("mcpauth: Auth.Server is not an absolute URL without a user")}
+	}
 	before := a.lastLogin()
 	resp, sent, err := a.send(req, req.Body)
 	switch {
@@ -147,11 +154,11 @@ func (a *Auth) prepare() {
 	a.auth = &transport.Auth{Source: a.tokens, Base: a.Base, Origins: []string{a.origin()}, Anonymous: a.anonymous}
 }
 
-// origin returns the origin of the server, or nothing sensible if Server is not a URL:
-// then all requests fail.
+// origin returns the origin of the server, or nothing if Server has none: then all
+// requests fail. An error could show the password of a user.
 func (a *Auth) origin() string {
 	u, err := url.Parse(a.Server)
-	if err != nil {
+	if err != nil || u.Host == "" || u.User != nil {
 		return ""
 	}
 	return u.Scheme + "://" + u.Host

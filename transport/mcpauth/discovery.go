@@ -78,11 +78,8 @@ func (a *Auth) discover(ctx context.Context, challenges []transport.Challenge) (
 // well-known places (RFC 9728 section 3). If there are none, the server is its own
 // authorization server, by MCP's revision 2025-03-26.
 func (a *Auth) resource(ctx context.Context, at string) (*oauthex.ProtectedResourceMetadata, error) {
-	server, err := url.Parse(a.Server)
-	if err != nil || server.Host == "" {
-		return nil, errors.New("Auth.Server is not an absolute URL")
-	}
-	root := server.Scheme + "://" + server.Host
+	server, _ := url.Parse(a.Server) // RoundTrip has checked it
+	root := a.origin()
 	places := [][2]string{{at, a.Server}, {at, root}}
 	if at == "" {
 		known := root + "/.well-known/oauth-protected-resource"

@@ -189,6 +189,18 @@ func (f *full) Update(ctx context.Context, key string, fn func([]byte, func([]by
 	return f.memory.Update(ctx, key, fn)
 }
 
+func TestAServerThatIsNoURLIsAnErrorThatNamesTheField(t *testing.T) {
+	for _, server := range []string{"", "mcp.example/mcp", "://", "https://user:hush-hush@mcp.example/mcp"} {
+		a := newWorld().auth()
+		a.Server = server
+		err := do(t.Context(), a)
+		wantRefusal(t, server, err, 0, false)
+		if !strings.Contains(err.Error(), "Auth.Server") {
+			t.Errorf("%q: got %v, want that Auth.Server is wrong", server, err)
+		}
+	}
+}
+
 // A request with an Authorization header of its own concerns no login.
 func TestARequestWithItsOwnAuthorizationIsLeftAlone(t *testing.T) {
 	for _, name := range []string{"Authorization", "authorization"} {
