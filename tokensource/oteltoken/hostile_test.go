@@ -3,6 +3,7 @@ package oteltoken_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/oteltoken"
 )
 
 // A panicking processor panics when a span starts or ends.
@@ -52,6 +54,23 @@ func TestASpanEndsEvenIfItsErrorIsANilPointer(t *testing.T) {
 		}
 		want(t, "ended spans", len(r.refreshes()), 1)
 	})
+}
+
+// The server of each layer answers with all statuses that net/http accepts. Beyond 2000
+// attribute sets the SDK would lump them together.
+func TestNoServerExhaustsTheSetsOfAttributes(t *testing.T) {
+	r := record()
+	for _, layer := range []oteltoken.Layer{oteltoken.Requests, oteltoken.Attempts, oteltoken.TokenRequests} {
+		status := 0
+		counted := r.RoundTripper(layer, roundTrip(func(*http.Request) (*http.Response, error) {
+			status++
+			return &http.Response{StatusCode: status}, nil
+		}))
+		for range 1000 {
+			counted.RoundTrip(new(http.Request))
+		}
+	}
+	want(t, "attribute sets", len(r.points(t, "tokentripper.requests")), 3*501)
 }
 
 // An early refresh is in progress, which the caller would not wait for.
