@@ -2,6 +2,7 @@
 // OpenTelemetry. Make a [Recorder] and put it at each place that you want to watch:
 //
 //	recorder := new(oteltoken.Recorder)
+//	endpoint.Client = &http.Client{Transport: recorder.RoundTripper(oteltoken.TokenRequests, nil)}
 //	source := recorder.Source(cache)
 //	auth := &transport.Auth{Source: source, Base: recorder.RoundTripper(oteltoken.Attempts, nil)}
 //	client := &http.Client{Transport: recorder.RoundTripper(oteltoken.Requests, auth)}

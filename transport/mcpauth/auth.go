@@ -111,7 +111,7 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		if req.Body != nil {
 			req.Body.Close()
 		}
-		return nil, &transport.Error{Err: errors.New("mcpauth: Auth.Server is not an absolute URL without a user")}
+		return nil, &transport.Error{Err: errors.New("mcpauth: Auth.Server is not an absolute URL, or has a user")}
 	}
 	before := a.lastLogin()
 	resp, sent, err := a.send(req, req.Body)

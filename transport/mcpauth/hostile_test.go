@@ -112,10 +112,10 @@ func TestAnswersToRequestsWithoutATokenDoNotHastenLogins(t *testing.T) {
 	})
 }
 
-// demand lets the server demand a scope of requests with the first token.
+// demand lets the server demand a scope of requests with a token of the first login.
 func (w *world) demand(metadata string) {
 	w.HandleFunc("POST mcp.example/mcp", func(rw http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") == "Bearer hush-hush-1" {
+		if token := r.Header.Get("Authorization"); token == "Bearer hush-hush-1" || token == "Bearer mcp" {
 			rw.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="c", resource_metadata="`+metadata+`"`)
 			rw.WriteHeader(403)
 		}
@@ -139,6 +139,23 @@ func TestWhatAServerSaysOfItsMetadataIsShownWithoutTheTokenAndInShort(t *testing
 		if n := len(err.Error()); n > 2000 {
 			t.Errorf("%s: the error has %d bytes, want at most 2000", name, n)
 		}
+	}
+}
+
+// The token is part of the URL of the metadata.
+func TestAShortTokenDoesNotSpoilAChallenge(t *testing.T) {
+	w := newWorld()
+	a := w.auth()
+	a.Login = func(context.Context, *mcpauth.Discovery) (*tokensource.Token, error) {
+		return &tokensource.Token{AccessToken: []string{"mcp", "mcp2"}[w.logins.Add(1)-1]}, nil
+	}
+	w.refuse = func(string) bool { return false }
+	if err := do(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	w.demand(named)
+	if err := do(t.Context(), a); err != nil || w.logins.Load() != 2 {
+		t.Errorf("got %v after %d logins, want no error and another login for the scope", err, w.logins.Load())
 	}
 }
 

@@ -29,9 +29,13 @@ func sentBy(ctx context.Context) *sent {
 // carries reports whether Auth authenticates the request.
 func (s *sent) carries() bool { return s.anonymous || s.tokens != nil }
 
-// redacted removes the tokens from challenges that repeat them.
+// redacted removes the tokens from challenges that repeat them, except short ones, which
+// may be part of other words.
 func (s *sent) redacted(challenges []transport.Challenge) []transport.Challenge {
 	for _, token := range s.tokens {
+		if len(token) < 4 {
+			continue
+		}
 		hide := strings.NewReplacer(token, "[redacted]", url.QueryEscape(token), "[redacted]")
 		for _, c := range challenges {
 			for name, value := range c.Params {
