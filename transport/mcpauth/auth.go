@@ -39,7 +39,8 @@ import (
 // the authorization server (RFC 8414, OpenID Connect Discovery). Token requests
 // have the parameter resource (RFC 8707). A refresh token goes only to the token endpoint
 // that issued it. Login is also called, once for each scope, if the server demands a
-// scope that was never requested (insufficient_scope, RFC 6750 section 3.1).
+// scope that was never requested (insufficient_scope, RFC 6750 section 3.1). Once 100
+// scopes have been requested, another one is an error.
 //
 // If the server refuses the request nevertheless, Auth returns an error instead of the
 // response: the SDK ends its session for a 401, or loses the server's notifications.
@@ -81,7 +82,7 @@ type Auth struct {
 	// it, so that a login outlives the process. Give each Server a Key of its own: if the
 	// stored token belongs to another Server, Auth sends and refreshes it nowhere, and
 	// logs in. After Forget of that Cache, the next request logs in again. The function
-	// is called once. Nil means a Cache without further fields.
+	// is called once, by the first request. Nil means a Cache without further fields.
 	Cache func(tokensource.Source) *tokensource.Cache
 
 	// Base sends the requests, as [transport.Auth.Base] does. Nil means

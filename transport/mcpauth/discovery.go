@@ -127,11 +127,15 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	return slices.Compact(scopes)
 }
 
+// maxScopes is how many scopes a token may have for Login to be called for another one.
+// Each may need the user, and all are stored.
+const maxScopes = 100
+
 // lacks reports whether Login was not told to request one of the scopes for the current
-// token.
+// token, and may be.
 func (a *Auth) lacks(ctx context.Context, scopes []string) bool {
 	r, known := recordOf(a.tokens.Peek(ctx, nil))
-	return known && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
+	return known && len(r.Scopes) < maxScopes && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
 }
 
 // insufficient returns the scopes of a challenge that demands a token with these (RFC

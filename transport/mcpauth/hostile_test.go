@@ -3,6 +3,7 @@ package mcpauth_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -215,6 +216,28 @@ func TestAServerThatIsNoURLIsAnErrorThatNamesTheField(t *testing.T) {
 		if !strings.Contains(err.Error(), "Auth.Server") {
 			t.Errorf("%q: got %v, want that Auth.Server is wrong", server, err)
 		}
+	}
+}
+
+// The server accepts each second request, so that each login seems to have helped.
+func TestScopesWithoutEndEndTheLogins(t *testing.T) {
+	w := newWorld()
+	a := w.auth()
+	if err := do(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int32
+	w.HandleFunc("POST mcp.example/mcp", func(rw http.ResponseWriter, r *http.Request) {
+		if n := n.Add(1); n%2 == 1 {
+			rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer error="insufficient_scope", scope="scope%d", resource_metadata="%s"`, n, named))
+			rw.WriteHeader(403)
+		}
+	})
+	for range 200 {
+		do(t.Context(), a)
+	}
+	if n := w.logins.Load(); n != 99 {
+		t.Errorf("%d logins, want 99: for the first two scopes, and for each until there are 100", n)
 	}
 }
 
