@@ -59,7 +59,7 @@ func (d *detector) RoundTrip(req *http.Request) (*http.Response, error) {
 		return first, err
 	}
 	second, err := d.try(moved(req, body), otherWay)
-	if err == nil && refused(second) && errorCode(first) == "invalid_grant" { // so this way was right
+	if err == nil && refused(second) && authenticated(errorCode(first), errorCode(second)) {
 		second.Body.Close()
 		return first, nil
 	}
@@ -113,6 +113,18 @@ func refused(resp *http.Response) bool {
 		return errorCode(resp) != ""
 	case 4:
 		return resp.StatusCode != http.StatusTooManyRequests
+	}
+	return false
+}
+
+// authenticated reports whether the first of two refusals was about something else than
+// the client, so that its way was right.
+func authenticated(first, second string) bool {
+	switch first {
+	case "invalid_grant":
+		return true
+	case "invalid_scope", "invalid_target":
+		return second == "invalid_client"
 	}
 	return false
 }

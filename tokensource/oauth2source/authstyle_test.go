@@ -114,23 +114,26 @@ func TestATokenRequestThatMayHaveBeenCarriedOutIsNotSentAgain(t *testing.T) {
 	}
 }
 
-// A refresh token is dead if the server says so for one way and refuses the other, too.
-func TestADeadRefreshTokenIsNoticedWhileTheWayIsUnknown(t *testing.T) {
+// A request is refused for another reason than the client if the server says so for one
+// way and refuses the other, too: the refresh token is dead, or the scope unknown.
+func TestARefusalOfTheRequestIsReportedWhileTheWayIsUnknown(t *testing.T) {
 	for name, knows := range map[string]func(*http.Request) bool{"header": byHeader("hush"), "form": byForm("hush")} {
-		p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.ParseForm(); knows(r) {
-				answer(400, `{"error":"invalid_grant"}`)(w)
-			} else {
-				answer(401, `{"error":"invalid_client"}`)(w)
+		for _, code := range []string{"invalid_grant", "invalid_scope", "invalid_target"} {
+			p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.ParseForm(); knows(r) {
+					answer(400, `{"error":"`+code+`"}`)(w)
+				} else {
+					answer(401, `{"error":"invalid_client"}`)(w)
+				}
+			}))
+			defer p.Close()
+			grant := oauth2source.RefreshToken(t.Context(), &oauth2.Config{ClientID: "a:b", ClientSecret: "hush", Endpoint: oauth2.Endpoint{TokenURL: p.URL}})
+			grant.RefreshToken = "rt"
+			_, err := grant.Token(t.Context(), nil)
+			refusal, _ := errors.AsType[*tokensource.EndpointError](err)
+			if errors.Is(err, tokensource.ErrReauthenticate) != (code == "invalid_grant") || refusal == nil || refusal.Code != code {
+				t.Errorf("%s: got %v, want an EndpointError of %s", name, err, code)
 			}
-		}))
-		defer p.Close()
-		grant := oauth2source.RefreshToken(t.Context(), &oauth2.Config{ClientID: "a:b", ClientSecret: "hush", Endpoint: oauth2.Endpoint{TokenURL: p.URL}})
-		grant.RefreshToken = "rt"
-		_, err := grant.Token(t.Context(), nil)
-		refusal, _ := errors.AsType[*tokensource.EndpointError](err)
-		if !errors.Is(err, tokensource.ErrReauthenticate) || refusal == nil || refusal.Code != "invalid_grant" {
-			t.Errorf("%s: got %v, want ErrReauthenticate and an EndpointError of invalid_grant", name, err)
 		}
 	}
 }

@@ -26,8 +26,8 @@ import (
 )
 
 // RefreshToken returns the grant with which config refreshes tokens. Put a
-// [tokensource.Cache] over it. If config has a stored token, pass it to Cache.Set, or
-// set the grant's RefreshToken.
+// [tokensource.Cache] over it. Pass the token of an earlier login, by [Token], to
+// Cache.Set, or set the grant's RefreshToken.
 //
 // The token endpoint's client is the one of oauth2.HTTPClient in ctx. Nothing else of
 // ctx is used. Like x/oauth2, the grant requests no scopes.

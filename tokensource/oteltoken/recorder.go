@@ -2,6 +2,7 @@
 // OpenTelemetry. Make a [Recorder] and put it at each place that you want to watch:
 //
 //	recorder := new(oteltoken.Recorder)
+//	endpoint.Client = &http.Client{Transport: recorder.RoundTripper(oteltoken.TokenRequests, nil)}
 //	source := recorder.Source(cache)
 //	auth := &transport.Auth{Source: source, Base: recorder.RoundTripper(oteltoken.Attempts, nil)}
 //	client := &http.Client{Transport: recorder.RoundTripper(oteltoken.Requests, auth)}
@@ -28,6 +29,7 @@ package oteltoken
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -85,8 +87,17 @@ func (r *Recorder) ready() *Recorder {
 	return r
 }
 
+// handlePanic keeps a panic, such as that of a span processor, from ending a refresh
+// whose refresh token is spent. Defer it.
+func handlePanic() {
+	if p := recover(); p != nil {
+		otel.Handle(fmt.Errorf("oteltoken: recording panicked: %v", p))
+	}
+}
+
 // refreshed records a refresh.
 func (r *Recorder) refreshed(refresh tokensource.Refresh) {
+	defer handlePanic()
 	ctx := context.Background()
 	cause := attribute.String("tokentripper.refresh.cause", string(refresh.Cause))
 	r.waiters.Add(ctx, int64(refresh.Waiters), metric.WithAttributes(cause))

@@ -289,7 +289,7 @@ func TestRequestsAreCountedByWhatBecameOfThem(t *testing.T) {
 	want(t, "requests", r.points(t, "tokentripper.requests"), map[string]int64{
 		"http.response.status_code=200,tokentripper.layer=attempt": 1,
 		"http.response.status_code=401,tokentripper.layer=attempt": 2,
-		"http.response.status_code=999,tokentripper.layer=attempt": 1,
+		"http.response.status_code=0,tokentripper.layer=attempt":   1,
 		"error.type=other,tokentripper.layer=attempt":              1,
 		"error.type=left,tokentripper.layer=attempt":               1,
 	})

@@ -19,8 +19,9 @@ const (
 )
 
 // RoundTripper counts the requests that pass through it on the way to base, by their
-// answers. Nil means http.DefaultTransport. It changes nothing, and allocates nothing
-// for answers with a status that it has seen before.
+// answers. A status outside of 100 to 599 counts as 0, so that no server exhausts the
+// SDK's limit of 2000 attribute sets. A nil base means http.DefaultTransport. It changes
+// nothing, and allocates nothing for answers with a status that it has seen before.
 func (r *Recorder) RoundTripper(layer Layer, base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -33,7 +34,7 @@ type counter struct {
 	requests metric.Int64Counter
 	layer    attribute.KeyValue
 	base     http.RoundTripper
-	statuses [1000]atomic.Pointer[[]metric.AddOption] // made when a status first comes
+	statuses [600]atomic.Pointer[[]metric.AddOption] // made when a status first comes
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -49,7 +50,9 @@ func (c *counter) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (c *counter) answered(ctx context.Context, status int) {
-	status = min(max(status, 0), len(c.statuses)-1)
+	if status < 100 || status >= len(c.statuses) {
+		status = 0
+	}
 	options := c.statuses[status].Load()
 	if options == nil {
 		options = &[]metric.AddOption{metric.WithAttributeSet(attribute.NewSet(c.layer, attribute.Int("http.response.status_code", status)))}

@@ -30,6 +30,9 @@ type Source struct {
 // If the Cache's Source has a Set, Forget or Replace method and is not a
 // [tokensource.Stored], its refreshes have metrics but no spans.
 //
+// A panic of OpenTelemetry while it records a refresh, such as that of a span processor,
+// goes to its error handler.
+//
 // In the New of a [tokensource.Keyed], call Source and return the Cache. Then the spans
 // of requests get no links.
 func (r *Recorder) Source(cache *tokensource.Cache) *Source {
@@ -68,7 +71,7 @@ type (
 // waited.
 func (s *Source) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
 	span := trace.SpanFromContext(ctx)
-	if !span.IsRecording() {
+	if !span.IsRecording() || ctx.Err() != nil { // or it will not wait
 		return s.Cache.Token(ctx, old)
 	}
 	before := s.ended.Load()
@@ -105,21 +108,34 @@ var errEnded = errors.New("the source did not return")
 
 // Token implements tokensource.Source.
 func (t *traced) Token(ctx context.Context, old *tokensource.Token) (token *tokensource.Token, err error) {
-	options := []trace.SpanStartOption{trace.WithNewRoot()}
-	if link := trace.LinkFromContext(ctx); link.SpanContext.IsValid() {
-		options = append(options, trace.WithLinks(link))
-	}
-	ctx, span := t.tracer.Start(ctx, "token refresh", options...)
+	ctx, span := t.start(ctx)
 	refresh := span.SpanContext()
 	t.observed.begun.Store(&refresh)
 	err = errEnded // if the source panics
 	defer func() {
-		if err != nil {
-			span.SetAttributes(errorType(err))
-			span.SetStatus(codes.Error, err.Error())
-		}
-		span.End()
+		end(span, err)
 		t.observed.ended.Store(&refresh)
 	}()
 	return t.source.Token(ctx, old)
+}
+
+// start starts the span of a refresh.
+func (t *traced) start(ctx context.Context) (inSpan context.Context, span trace.Span) {
+	inSpan, span = ctx, trace.SpanFromContext(context.Background()) // if OpenTelemetry panics
+	defer handlePanic()
+	options := []trace.SpanStartOption{trace.WithNewRoot()}
+	if link := trace.LinkFromContext(ctx); link.SpanContext.IsValid() {
+		options = append(options, trace.WithLinks(link))
+	}
+	return t.tracer.Start(ctx, "token refresh", options...)
+}
+
+// end ends the span of a refresh, also if err panics, as a nil pointer in it does.
+func end(span trace.Span, err error) {
+	defer handlePanic()
+	defer span.End()
+	if err != nil {
+		span.SetAttributes(errorType(err))
+		span.SetStatus(codes.Error, err.Error())
+	}
 }

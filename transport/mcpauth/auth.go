@@ -22,7 +22,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -40,7 +39,8 @@ import (
 // the authorization server (RFC 8414, OpenID Connect Discovery). Token requests
 // have the parameter resource (RFC 8707). A refresh token goes only to the token endpoint
 // that issued it. Login is also called, once for each scope, if the server demands a
-// scope that was never requested (insufficient_scope, RFC 6750 section 3.1).
+// scope that was never requested (insufficient_scope, RFC 6750 section 3.1). Once 100
+// scopes have been requested, another one is an error.
 //
 // If the server refuses the request nevertheless, Auth returns an error instead of the
 // response: the SDK ends its session for a 401, or loses the server's notifications.
@@ -54,15 +54,17 @@ import (
 //
 // Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {
-	// Server is the URL of the MCP server, spelled as its metadata spell it. Only
-	// requests to its origin carry tokens.
+	// Server is the URL of the MCP server, spelled as its metadata spell it. Its scheme
+	// must be https, unless the host is loopback. Only requests to its origin carry
+	// tokens.
 	Server string
 
 	// Login logs in at the authorization server that was found, and returns the first
 	// token. It usually sends a browser to the authorization endpoint, with PKCE, and
 	// passes the code to the Exchange method of the Discovery's Endpoint. If it registers
 	// the client (RFC 7591), it sets the client's id and secret in that Endpoint. The
-	// context ends after 5 minutes, and is that of no request.
+	// context ends after 5 minutes, and is that of no request. Login must return when it
+	// ends, because no other login begins before.
 	//
 	// The operator of the MCP server chooses the authorization server. Before Login
 	// sends a secret, it must check the Issuer.
@@ -77,18 +79,19 @@ type Auth struct {
 
 	// Cache returns the Cache that keeps the token, over the source of the refreshes.
 	// Use it to set other fields of the Cache, and to put a [tokensource.Stored] below
-	// it, so that a login outlives the process. After Forget of that Cache, the next
-	// request logs in again. The function is called once. Nil means a Cache without
-	// further fields.
+	// it, so that a login outlives the process. Give each Server a Key of its own: if the
+	// stored token belongs to another Server, Auth sends and refreshes it nowhere, and
+	// logs in. After Forget of that Cache, the next request logs in again. The function
+	// is called once, by the first request. Nil means a Cache without further fields.
 	Cache func(tokensource.Source) *tokensource.Cache
 
 	// Base sends the requests, as [transport.Auth.Base] does. Nil means
 	// http.DefaultTransport.
 	Base http.RoundTripper
 
-	made  sync.Once
-	auth  *transport.Auth
-	cache *tokensource.Cache
+	made   sync.Once
+	auth   *transport.Auth
+	tokens *tokens
 
 	mu         sync.Mutex            // guards what follows
 	current    *login                // in progress, or nil
@@ -105,17 +108,23 @@ var errRefused = errors.New("mcpauth: the server refuses this client, and a logi
 // the login fails, the error wraps [tokensource.ErrReauthenticate] and Login's error.
 func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	a.made.Do(a.prepare)
+	if a.auth.Origins[0] == "" {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, &transport.Error{Err: errors.New("mcpauth: Auth.Server is not an absolute URL, or has a user")}
+	}
 	before := a.lastLogin()
-	resp, challenges, err := a.send(req, req.Body)
+	resp, sent, err := a.send(req, req.Body)
 	switch {
 	case err == nil || req.Method == http.MethodDelete:
 		return resp, err
 	case errors.Is(err, tokensource.ErrReauthenticate):
-	case errors.Is(err, errRefused) && a.lastLogin() != before: // refused with an earlier token
+	case errors.Is(err, errRefused) && sent.carries() && a.lastLogin() != before: // refused with an earlier token
 	default:
 		return nil, err
 	}
-	if e := a.logIn(req.Context(), before, challenges); e != nil {
+	if e := a.logIn(req.Context(), before, sent.challenges); e != nil {
 		return nil, notSentAgain(err, e)
 	}
 	body, e := bodyAgain(req)
@@ -137,74 +146,66 @@ func notSentAgain(refusal, reason error) error {
 
 // prepare makes the parts on first use.
 func (a *Auth) prepare() {
-	source := refresher{a.Endpoint}
-	if a.cache = (&tokensource.Cache{Source: source}); a.Cache != nil {
-		a.cache = a.Cache(source)
+	source := refresher{a.Endpoint, a.Server}
+	cache := &tokensource.Cache{Source: source}
+	if a.Cache != nil {
+		cache = a.Cache(source)
 	}
-	a.auth = &transport.Auth{Source: a.cache, Base: a.Base, Origins: []string{a.origin()}, Anonymous: a.anonymous}
+	a.tokens = &tokens{Cache: cache, server: a.Server}
+	a.auth = &transport.Auth{Source: a.tokens, Base: a.Base, Origins: []string{a.origin()}, Anonymous: a.anonymous}
 }
 
-// origin returns the origin of the server, or nothing sensible if Server is not a URL:
-// then all requests fail.
+// origin returns the origin of the server, or nothing if Server has none: then all
+// requests fail. An error could show the password of a user.
 func (a *Auth) origin() string {
 	u, err := url.Parse(a.Server)
-	if err != nil {
+	if err != nil || u.Host == "" || u.User != nil {
 		return ""
 	}
 	return u.Scheme + "://" + u.Host
 }
 
-// carries reports whether Auth authenticates the request.
-func (a *Auth) carries(req *http.Request) bool {
-	return strings.EqualFold(a.origin(), req.URL.Scheme+"://"+req.URL.Host) && req.Header.Get("Authorization") == ""
-}
-
-// anonymousKey is where the context of a request has a *bool, which tells whether the
-// request was sent without a token.
-type anonymousKey struct{}
-
 // anonymous lets requests go without a token until there is a challenge.
 func (a *Auth) anonymous(req *http.Request, _ bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	sent := a.current == nil && a.last == nil
-	*req.Context().Value(anonymousKey{}).(*bool) = sent
-	return sent
+	sent := sentBy(req.Context())
+	sent.anonymous = a.current == nil && a.last == nil
+	return sent.anonymous
 }
 
 // send sends the request, and makes an error of a refusal. The error wraps
 // tokensource.ErrReauthenticate if a login may help, by what the challenges say.
-func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, []transport.Challenge, error) {
-	var anonymous bool
-	out := req.WithContext(context.WithValue(req.Context(), anonymousKey{}, &anonymous))
+func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, *sent, error) {
+	sent := new(sent)
+	out := req.WithContext(context.WithValue(req.Context(), sentKey{}, sent))
 	out.Body = body
 	resp, err := a.auth.RoundTrip(out)
 	if e, ok := errors.AsType[*transport.Error](err); ok {
-		return nil, e.Challenges, err
+		sent.challenges = e.Challenges
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, sent, err
 	}
 	resp.Request = req
-	challenges := transport.Challenges(resp)
-	if reason := a.refusal(req, resp, challenges, anonymous); reason != nil {
+	sent.challenges = sent.redacted(transport.Challenges(resp))
+	if reason := a.refusal(req, resp, sent); reason != nil {
 		resp.Body.Close()
-		// The error has no challenges, because these may repeat the token.
-		return nil, challenges, &transport.Error{StatusCode: resp.StatusCode, Err: reason}
+		return nil, sent, &transport.Error{StatusCode: resp.StatusCode, Err: reason}
 	}
-	if resp.StatusCode < 400 {
+	if resp.StatusCode < 400 && sent.tokens != nil {
 		a.accepted()
 	}
-	return resp, nil, nil
+	return resp, sent, nil
 }
 
 // refusal returns the error that a response stands for, or nil.
-func (a *Auth) refusal(req *http.Request, resp *http.Response, challenges []transport.Challenge, anonymous bool) error {
+func (a *Auth) refusal(req *http.Request, resp *http.Response, sent *sent) error {
 	unauthorized := resp.StatusCode == http.StatusUnauthorized
-	scopes, stepUp := insufficient(challenges)
-	stepUp = stepUp && a.carries(req) && (unauthorized || resp.StatusCode == http.StatusForbidden)
+	scopes, stepUp := insufficient(sent.challenges)
+	stepUp = stepUp && sent.carries() && (unauthorized || resp.StatusCode == http.StatusForbidden)
 	switch {
-	case unauthorized && anonymous:
+	case unauthorized && sent.anonymous:
 		return tokensource.ErrReauthenticate
 	case stepUp && a.lacks(req.Context(), scopes):
 		return fmt.Errorf("%w: the server demands another scope", tokensource.ErrReauthenticate)

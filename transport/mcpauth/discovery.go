@@ -47,12 +47,12 @@ func (a *Auth) discover(ctx context.Context, challenges []transport.Challenge) (
 	defer cancel()
 	resource, err := a.resource(ctx, param(challenges, "resource_metadata"))
 	if err != nil {
-		return nil, fmt.Errorf("mcpauth: the server's metadata: %w", err)
+		return nil, fmt.Errorf("mcpauth: the server's metadata: %.1000v", err)
 	}
 	issuer := resource.AuthorizationServers[0]
 	server, err := auth.GetAuthServerMetadata(ctx, issuer, a.Endpoint.Client)
 	if err != nil {
-		return nil, fmt.Errorf("mcpauth: the authorization server's metadata: %w", err)
+		return nil, fmt.Errorf("mcpauth: the authorization server's metadata: %.1000v", err)
 	}
 	if server == nil {
 		base := strings.TrimSuffix(issuer, "/")
@@ -78,11 +78,8 @@ func (a *Auth) discover(ctx context.Context, challenges []transport.Challenge) (
 // well-known places (RFC 9728 section 3). If there are none, the server is its own
 // authorization server, by MCP's revision 2025-03-26.
 func (a *Auth) resource(ctx context.Context, at string) (*oauthex.ProtectedResourceMetadata, error) {
-	server, err := url.Parse(a.Server)
-	if err != nil || server.Host == "" {
-		return nil, errors.New("Auth.Server is not an absolute URL")
-	}
-	root := server.Scheme + "://" + server.Host
+	server, _ := url.Parse(a.Server) // RoundTrip has checked it
+	root := a.origin()
 	places := [][2]string{{at, a.Server}, {at, root}}
 	if at == "" {
 		known := root + "/.well-known/oauth-protected-resource"
@@ -121,7 +118,7 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	if len(scopes) == 0 {
 		scopes = slices.Clone(resource.ScopesSupported)
 	}
-	r, _ := recordOf(a.cache.Peek(ctx, nil))
+	r, _ := recordOf(a.tokens.Peek(ctx, nil))
 	scopes = append(scopes, r.Scopes...)
 	if slices.Contains(server.ScopesSupported, "offline_access") {
 		scopes = append(scopes, "offline_access")
@@ -130,11 +127,15 @@ func (a *Auth) scopes(ctx context.Context, challenges []transport.Challenge, res
 	return slices.Compact(scopes)
 }
 
+// maxScopes is how many scopes a token may have for Login to be called for another one.
+// Each may need the user, and all are stored.
+const maxScopes = 100
+
 // lacks reports whether Login was not told to request one of the scopes for the current
-// token.
+// token, and may be.
 func (a *Auth) lacks(ctx context.Context, scopes []string) bool {
-	r, known := recordOf(a.cache.Peek(ctx, nil))
-	return known && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
+	r, known := recordOf(a.tokens.Peek(ctx, nil))
+	return known && len(r.Scopes) < maxScopes && slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(r.Scopes, s) })
 }
 
 // insufficient returns the scopes of a challenge that demands a token with these (RFC

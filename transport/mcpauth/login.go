@@ -111,5 +111,9 @@ func (a *Auth) obtain(ctx context.Context, challenges []transport.Challenge) err
 	if token == nil {
 		return errors.New("mcpauth: Auth.Login returned neither a token nor an error")
 	}
-	return a.cache.Set(ctx, d.record(a.Endpoint, scopes).in(token))
+	err = a.tokens.Set(ctx, a.record(d, scopes).in(token))
+	if now := a.tokens.Peek(ctx, nil); now != nil && now.AccessToken == token.AccessToken {
+		return nil // even if the store has failed, to which the Cache comes back
+	}
+	return err
 }

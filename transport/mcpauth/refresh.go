@@ -11,8 +11,9 @@ import (
 
 // A record is what refreshes need beside Auth.Endpoint. It is in the Extra of each
 // token, so that it is stored with the token, and a refresh token goes to no other
-// server than its own.
+// server than its own, nor an access token to another MCP server.
 type record struct {
+	Server       string   `json:"server"` // Auth.Server
 	URL          string   `json:"token_endpoint"`
 	Resource     string   `json:"resource"`
 	Scopes       []string `json:"scopes,omitempty"` // that Login was told to request
@@ -25,10 +26,10 @@ type record struct {
 const recordName = "tokentripper.mcpauth"
 
 // record returns the record of a login that was told to request the scopes. A client
-// that is in e already is not part of it.
-func (d *Discovery) record(e tokensource.Endpoint, scopes []string) record {
-	r := record{URL: d.Endpoint.URL, Resource: d.Resource, Scopes: scopes, Post: d.Endpoint.ClientSecretPost}
-	if d.Endpoint.ClientID != e.ClientID || d.Endpoint.ClientSecret != e.ClientSecret {
+// that is in a.Endpoint already is not part of it.
+func (a *Auth) record(d *Discovery, scopes []string) record {
+	r := record{Server: a.Server, URL: d.Endpoint.URL, Resource: d.Resource, Scopes: scopes, Post: d.Endpoint.ClientSecretPost}
+	if d.Endpoint.ClientID != a.Endpoint.ClientID || d.Endpoint.ClientSecret != a.Endpoint.ClientSecret {
 		r.ClientID, r.ClientSecret = d.Endpoint.ClientID, d.Endpoint.ClientSecret
 	}
 	return r
@@ -54,13 +55,19 @@ func (r record) in(token *tokensource.Token) *tokensource.Token {
 }
 
 // A refresher is the Source of the tokens after the first. It is below the Cache.
-type refresher struct{ endpoint tokensource.Endpoint }
+type refresher struct {
+	endpoint tokensource.Endpoint
+	server   string
+}
 
 // Token refreshes at the endpoint that issued old.
 func (s refresher) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
 	r, ok := recordOf(old)
 	if !ok {
 		return nil, fmt.Errorf("%w: there was no login yet", tokensource.ErrReauthenticate)
+	}
+	if r.Server != s.server {
+		return nil, errElsewhere
 	}
 	source := tokensource.RefreshToken{Endpoint: s.endpoint}
 	e := &source.Endpoint
