@@ -74,7 +74,7 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 		return err
 	}
 	if c == nil {
-		return invoker(ctx, method, req, reply, cc, opts...)
+		return invoker(context.WithValue(ctx, callKey{}, a), method, req, reply, cc, opts...)
 	}
 	err = invoker(c, method, req, reply, cc, c.first(opts)...)
 	if !c.refused(err) {
@@ -104,9 +104,9 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 		return nil, err
 	}
 	if c == nil {
-		return streamer(ctx, desc, cc, method, opts...)
+		return streamer(context.WithValue(ctx, callKey{}, a), desc, cc, method, opts...)
 	}
-	s := &stream{call: c, opts: opts, recv: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
+	s := &stream{call: c, opts: opts, turn: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(c, desc, cc, method, opts...)
 	}}
 	if err := s.start(); err != nil {

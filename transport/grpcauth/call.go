@@ -27,6 +27,7 @@ type call struct {
 	second  bool                                                 // it follows a refusal
 	caused  bool                                                 // which caused the token
 	judged  atomic.Bool
+	fate    atomic.Int32 // of a call that is refused and finished at once
 	room    [4]grpc.CallOption
 }
 
@@ -74,13 +75,24 @@ func (c *call) first(opts []grpc.CallOption) []grpc.CallOption {
 	for i, o := range all {
 		if o, ok := o.(grpc.OnFinishCallOption); ok {
 			all[i] = grpc.OnFinish(func(err error) {
-				if !c.refused(err) {
+				if !c.refused(err) && c.decide(over) {
 					o.OnFinish(err)
 				}
 			})
 		}
 	}
 	return all
+}
+
+// Fates of a stream's first call.
+const (
+	over      = 1 + iota // OnFinish was called
+	madeAgain            // it waits for the second call
+)
+
+// decide reports whether the call has this fate: that of the first who asks.
+func (c *call) decide(fate int32) bool {
+	return c.fate.CompareAndSwap(0, fate) || c.fate.Load() == fate
 }
 
 // finish calls OnFinish for a refused call that is not made again.
