@@ -96,8 +96,8 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 //
 // A recording ends when it is larger than MaxStream, when a message arrives or Header
 // returns metadata, and when Context is called. Messages are recorded as copies, so a
-// buffer may be used again after SendMsg. A message that is not of Protocol Buffers is
-// not recorded.
+// buffer may be used again after SendMsg. A message that is not a proto.Message of
+// google.golang.org/protobuf, such as one of gogo/protobuf, is not recorded.
 func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c, err := a.begin(ctx, cc, method, opts)
 	if err != nil {

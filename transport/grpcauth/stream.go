@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/protoadapt"
 )
 
 // A stream records what it sends until it is known that its token is good.
@@ -202,7 +201,7 @@ func (s *stream) record(m any) (current grpc.ClientStream, recorded bool) {
 	if s.settled {
 		return s.current, false
 	}
-	p, ok := message(m)
+	p, ok := m.(proto.Message)
 	if ok {
 		s.size += proto.Size(p) + messageOverhead
 	}
@@ -250,17 +249,6 @@ func (s *stream) end() (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended, s.err
-}
-
-// message returns a message of Protocol Buffers.
-func message(m any) (proto.Message, bool) {
-	switch m := m.(type) {
-	case proto.Message:
-		return m, true
-	case protoadapt.MessageV1:
-		return protoadapt.MessageV2Of(m), true
-	}
-	return nil, false
 }
 
 // noEOF returns err, or nil for the end of a stream without an error.
