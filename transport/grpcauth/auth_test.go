@@ -270,6 +270,28 @@ func TestARetryOfGRPCCarriesTheNewestToken(t *testing.T) {
 	})
 }
 
+// An interceptor that is chained after that of Auth logs all that it gets.
+func TestWhatInterceptorsSeeShowsNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, auth := world(t)
+		var log strings.Builder
+		client := testpb.NewTestServiceClient(a.conn(t, append(plain(auth), grpc.WithChainUnaryInterceptor(
+			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				err := invoker(ctx, method, req, reply, cc, opts...)
+				for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+					fmt.Fprintf(&log, verb+verb+verb+verb, ctx, opts, opts[0], auth)
+				}
+				return err
+			}))...))
+		if _, err := client.UnaryCall(t.Context(), request("")); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.String(); strings.Contains(got, "secret") || strings.Contains(got, fmt.Sprintf("%x", "secret")) {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
 func TestPerRPCCredentialsSendATokenAndAddNothingToTheInterceptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _, auth := world(t)

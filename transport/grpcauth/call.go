@@ -3,6 +3,8 @@ package grpcauth
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -46,6 +48,10 @@ func (c *call) Value(key any) any {
 	}
 	return c.Context.Value(key)
 }
+
+// Format writes the method for every verb, because interceptors see the call as a context
+// and as an option, and may log them.
+func (c *call) Format(s fmt.State, _ rune) { io.WriteString(s, c.method) }
 
 // GetRequestMetadata returns what an attempt carries: the call's token, or the newest
 // one if gRPC has sent the token and tries again by itself.
