@@ -2,7 +2,8 @@
 //
 // Begin with [Auth]. Its two interceptors send a token of a tokensource.Source with
 // each call. When the server refuses the token, they get another one and make the call
-// once more. Put a [tokensource.Cache] over your source:
+// once more. Put a [tokensource.Cache] over your source, such as a
+// [tokensource.RefreshToken] or [tokensource.ClientCredentials]:
 //
 //	auth := &grpcauth.Auth{Source: &tokensource.Cache{Source: source}}
 //	conn, err := grpc.NewClient("api.example.com:443",
@@ -42,9 +43,13 @@ import (
 // own context.
 //
 // The retries of gRPC itself, transparent or by a service config, belong to one call of
-// Auth. A retry carries the newest token. Interceptors that are chained after those of
-// Auth see both calls. The option grpc.OnFinish is called once. After a call was made
-// again, grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
+// Auth. A retry carries the newest token. Do not list UNAUTHENTICATED in a retry policy:
+// gRPC would send the refused token again, and would hide from Auth that a stream was
+// refused.
+//
+// Interceptors that are chained before those of Auth see one call, those that are chained
+// after see both. The option grpc.OnFinish is called once. After a call was made again,
+// grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
 //
 // Auth is safe for concurrent use, also by several ClientConns. You must not change its
 // fields once it is in use.
@@ -61,7 +66,8 @@ type Auth struct {
 	// MaxStream bounds the recording of the messages that one stream sends, in bytes:
 	// those of the encoding, and 64 for each message. Zero means 256 KiB. A negative
 	// value means that no message is recorded, and no stream made again after it has
-	// sent one.
+	// sent one. A stream that sends and receives nothing, such as a long upload, holds
+	// its recording until it has sent more than that.
 	MaxStream int
 
 	asker guard.Asker[map[string]string]
@@ -119,7 +125,8 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 // credentials.PerRPCCredentials, for what takes no interceptors: it sends a token with
 // each call, but makes no call again. With the option grpc.WithPerRPCCredentials, the
 // health checks that gRPC makes by itself carry a token, too. It adds nothing to the
-// calls of Auth's interceptors.
+// calls of Auth's interceptors and to those with authorization in their metadata.
+// Without the interceptors, a call with the option grpc.PerRPCCredentials carries both.
 func (a *Auth) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	if ctx.Value(callKey{}) == any(a) || authorized(ctx) {
 		return nil, nil

@@ -29,7 +29,7 @@ type call struct {
 	second  bool                                                 // it follows a refusal
 	caused  bool                                                 // which caused the token
 	judged  atomic.Bool
-	fate    atomic.Int32 // of a call that is refused and finished at once
+	fate    atomic.Int32 // over or madeAgain; zero: neither yet
 	room    [4]grpc.CallOption
 }
 
@@ -90,7 +90,7 @@ func (c *call) first(opts []grpc.CallOption) []grpc.CallOption {
 	return all
 }
 
-// Fates of a stream's first call.
+// Fates of a stream's first call, which may be refused and cancelled at once.
 const (
 	over      = 1 + iota // OnFinish was called
 	madeAgain            // it waits for the second call
