@@ -80,7 +80,7 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 		return err
 	}
 	if c == nil {
-		return invoker(context.WithValue(ctx, callKey{}, a), method, req, reply, cc, opts...)
+		return invoker(context.WithValue(ctx, callKey{a}, method), method, req, reply, cc, opts...)
 	}
 	err = invoker(c, method, req, reply, cc, c.first(opts)...)
 	if !c.refused(err) {
@@ -110,7 +110,7 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 		return nil, err
 	}
 	if c == nil {
-		return streamer(context.WithValue(ctx, callKey{}, a), desc, cc, method, opts...)
+		return streamer(context.WithValue(ctx, callKey{a}, method), desc, cc, method, opts...)
 	}
 	s := &stream{call: c, opts: opts, turn: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(c, desc, cc, method, opts...)
@@ -128,7 +128,8 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 // calls of Auth's interceptors and to those with authorization in their metadata.
 // Without the interceptors, a call with the option grpc.PerRPCCredentials carries both.
 func (a *Auth) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	if ctx.Value(callKey{}) == any(a) || authorized(ctx) {
+	info, _ := credentials.RequestInfoFromContext(ctx)
+	if ctx.Value(callKey{a}) == any(info.Method) || authorized(ctx) {
 		return nil, nil
 	}
 	c, err := a.asker.Ask(ctx, a.Source, nil, metadataOf)

@@ -39,12 +39,14 @@ func newCall(ctx context.Context, a *Auth, cc *grpc.ClientConn, method string, t
 	return c
 }
 
-type callKey struct{}
+// A callKey is the key of the method that the interceptors of an Auth call. Its calls of
+// other methods, with the same context, carry a token.
+type callKey struct{ auth *Auth }
 
 // Value lets the Auth find the call in the contexts that gRPC derives from it.
 func (c *call) Value(key any) any {
-	if key == (callKey{}) {
-		return c.auth
+	if key == (callKey{c.auth}) {
+		return c.method
 	}
 	return c.Context.Value(key)
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 
@@ -160,6 +161,20 @@ func TestASourceThatPanicsLeavesNoLock(t *testing.T) {
 			if err := s.Send(&testpb.StreamingOutputCallRequest{}); err != io.EOF {
 				t.Errorf("got %v, want EOF", err)
 			}
+		}
+	})
+}
+
+func TestTheContextOfAStreamServesCallsOfOtherConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, auth := world(t)
+		s, err := a.dial(t, auth).FullDuplexCall(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone := testpb.NewTestServiceClient(a.conn(t, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(auth)))
+		if _, err := alone.UnaryCall(s.Context(), request("")); err != nil {
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 }
