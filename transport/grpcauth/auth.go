@@ -40,7 +40,7 @@ import (
 // wraps the Source's error. Its code is Unauthenticated if that wraps
 // [tokensource.ErrReauthenticate], Canceled or DeadlineExceeded if the call's own
 // context has ended, and otherwise Unavailable. Each call waits for a token within its
-// own context.
+// own context. The timeout of a service config begins after that, anew for each call.
 //
 // The retries of gRPC itself, transparent or by a service config, belong to one call of
 // Auth. A retry carries the newest token. Do not list UNAUTHENTICATED in a retry policy:

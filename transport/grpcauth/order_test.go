@@ -40,7 +40,7 @@ func TestASenderGoesOnWhileASecondStreamIsReceived(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error)
+		received := make(chan error, 1)
 		go func() {
 			_, err := s.Recv()
 			received <- err
@@ -72,7 +72,7 @@ func TestHeaderReturnsWhileAMessageIsAwaited(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error)
+		received := make(chan error, 1)
 		go func() {
 			_, err := s.Recv()
 			received <- err
@@ -103,7 +103,7 @@ func TestOnFinishIsCalledOnceWhenSenderAndReceiverMeetARefusal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error)
+		received := make(chan error, 1)
 		go func() {
 			_, err := s.Recv()
 			received <- err
