@@ -27,7 +27,7 @@ func TestASenderGoesOnWhileASecondStreamIsReceived(t *testing.T) {
 		a.before = func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil }
 		a.talk = func(s duplex) error {
 			for {
-				if _, err := s.Recv(); err == io.EOF {
+				if _, err := s.Recv(); err != nil {
 					return s.Send(&testpb.StreamingOutputCallResponse{})
 				}
 			}
