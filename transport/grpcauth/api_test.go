@@ -57,6 +57,7 @@ type api struct {
 	before  func(context.Context) error // it looks at the token
 	late    bool                        // a stream is refused after its first message
 	reads   int                         // so many messages before a stream is refused
+	talk    func(duplex) error          // it serves a stream with a good token
 	calls   atomic.Int32
 	refused atomic.Int32
 }
@@ -119,13 +120,18 @@ func (a *api) StreamingInputCall(s grpc.ClientStreamingServer[testpb.StreamingIn
 	}
 }
 
-func (a *api) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]) error {
+type duplex = grpc.BidiStreamingServer[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]
+
+func (a *api) FullDuplexCall(s duplex) error {
 	err := a.authorize(s.Context())
 	if err != nil && !a.late {
 		for range a.reads {
 			s.Recv()
 		}
 		return err
+	}
+	if err == nil && a.talk != nil {
+		return a.talk(s)
 	}
 	for first := true; ; first = false {
 		m, failed := s.Recv()

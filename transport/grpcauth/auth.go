@@ -2,7 +2,8 @@
 //
 // Begin with [Auth]. Its two interceptors send a token of a tokensource.Source with
 // each call. When the server refuses the token, they get another one and make the call
-// once more. Put a [tokensource.Cache] over your source:
+// once more. Put a [tokensource.Cache] over your source, such as a
+// [tokensource.RefreshToken] or [tokensource.ClientCredentials]:
 //
 //	auth := &grpcauth.Auth{Source: &tokensource.Cache{Source: source}}
 //	conn, err := grpc.NewClient("api.example.com:443",
@@ -39,12 +40,16 @@ import (
 // wraps the Source's error. Its code is Unauthenticated if that wraps
 // [tokensource.ErrReauthenticate], Canceled or DeadlineExceeded if the call's own
 // context has ended, and otherwise Unavailable. Each call waits for a token within its
-// own context.
+// own context. The timeout of a service config begins after that, anew for each call.
 //
 // The retries of gRPC itself, transparent or by a service config, belong to one call of
-// Auth. A retry carries the newest token. Interceptors that are chained after those of
-// Auth see both calls. The option grpc.OnFinish is called once. After a call was made
-// again, grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
+// Auth. A retry carries the newest token. Do not list UNAUTHENTICATED in a retry policy:
+// gRPC would send the refused token again, and would hide from Auth that a stream was
+// refused.
+//
+// Interceptors that are chained before those of Auth see one call, those that are chained
+// after see both. The option grpc.OnFinish is called once. After a call was made again,
+// grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
 //
 // Auth is safe for concurrent use, also by several ClientConns. You must not change its
 // fields once it is in use.
@@ -61,7 +66,8 @@ type Auth struct {
 	// MaxStream bounds the recording of the messages that one stream sends, in bytes:
 	// those of the encoding, and 64 for each message. Zero means 256 KiB. A negative
 	// value means that no message is recorded, and no stream made again after it has
-	// sent one.
+	// sent one. A stream that sends and receives nothing, such as a long upload, holds
+	// its recording until it has sent more than that.
 	MaxStream int
 
 	asker guard.Asker[map[string]string]
@@ -74,7 +80,7 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 		return err
 	}
 	if c == nil {
-		return invoker(ctx, method, req, reply, cc, opts...)
+		return invoker(context.WithValue(ctx, callKey{a}, method), method, req, reply, cc, opts...)
 	}
 	err = invoker(c, method, req, reply, cc, c.first(opts)...)
 	if !c.refused(err) {
@@ -96,17 +102,17 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 //
 // A recording ends when it is larger than MaxStream, when a message arrives or Header
 // returns metadata, and when Context is called. Messages are recorded as copies, so a
-// buffer may be used again after SendMsg. A message that is not of Protocol Buffers is
-// not recorded.
+// buffer may be used again after SendMsg. A message that is not a proto.Message of
+// google.golang.org/protobuf, such as one of gogo/protobuf, is not recorded.
 func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c, err := a.begin(ctx, cc, method, opts)
 	if err != nil {
 		return nil, err
 	}
 	if c == nil {
-		return streamer(ctx, desc, cc, method, opts...)
+		return streamer(context.WithValue(ctx, callKey{a}, method), desc, cc, method, opts...)
 	}
-	s := &stream{call: c, opts: opts, recv: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
+	s := &stream{call: c, opts: opts, turn: make(lock, 1), send: make(lock, 1), open: func(c *call, opts []grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(c, desc, cc, method, opts...)
 	}}
 	if err := s.start(); err != nil {
@@ -119,9 +125,11 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 // credentials.PerRPCCredentials, for what takes no interceptors: it sends a token with
 // each call, but makes no call again. With the option grpc.WithPerRPCCredentials, the
 // health checks that gRPC makes by itself carry a token, too. It adds nothing to the
-// calls of Auth's interceptors.
+// calls of Auth's interceptors and to those with authorization in their metadata.
+// Without the interceptors, a call with the option grpc.PerRPCCredentials carries both.
 func (a *Auth) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	if ctx.Value(callKey{}) == any(a) || authorized(ctx) {
+	info, _ := credentials.RequestInfoFromContext(ctx)
+	if ctx.Value(callKey{a}) == any(info.Method) || authorized(ctx) {
 		return nil, nil
 	}
 	c, err := a.asker.Ask(ctx, a.Source, nil, metadataOf)

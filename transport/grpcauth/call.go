@@ -3,6 +3,8 @@ package grpcauth
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -27,6 +29,7 @@ type call struct {
 	second  bool                                                 // it follows a refusal
 	caused  bool                                                 // which caused the token
 	judged  atomic.Bool
+	fate    atomic.Int32 // over or madeAgain; zero: neither yet
 	room    [4]grpc.CallOption
 }
 
@@ -36,15 +39,21 @@ func newCall(ctx context.Context, a *Auth, cc *grpc.ClientConn, method string, t
 	return c
 }
 
-type callKey struct{}
+// A callKey is the key of the method that the interceptors of an Auth call. Its calls of
+// other methods, with the same context, carry a token.
+type callKey struct{ auth *Auth }
 
 // Value lets the Auth find the call in the contexts that gRPC derives from it.
 func (c *call) Value(key any) any {
-	if key == (callKey{}) {
-		return c.auth
+	if key == (callKey{c.auth}) {
+		return c.method
 	}
 	return c.Context.Value(key)
 }
+
+// Format writes the method for every verb, because interceptors see the call as a context
+// and as an option, and may log them.
+func (c *call) Format(s fmt.State, _ rune) { io.WriteString(s, c.method) }
 
 // GetRequestMetadata returns what an attempt carries: the call's token, or the newest
 // one if gRPC has sent the token and tries again by itself.
@@ -74,13 +83,24 @@ func (c *call) first(opts []grpc.CallOption) []grpc.CallOption {
 	for i, o := range all {
 		if o, ok := o.(grpc.OnFinishCallOption); ok {
 			all[i] = grpc.OnFinish(func(err error) {
-				if !c.refused(err) {
+				if !c.refused(err) && c.decide(over) {
 					o.OnFinish(err)
 				}
 			})
 		}
 	}
 	return all
+}
+
+// Fates of a stream's first call, which may be refused and cancelled at once.
+const (
+	over      = 1 + iota // OnFinish was called
+	madeAgain            // it waits for the second call
+)
+
+// decide reports whether the call has this fate: that of the first who asks.
+func (c *call) decide(fate int32) bool {
+	return c.fate.CompareAndSwap(0, fate) || c.fate.Load() == fate
 }
 
 // finish calls OnFinish for a refused call that is not made again.

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/protoadapt"
 )
 
 // A stream records what it sends until it is known that its token is good.
@@ -16,13 +15,13 @@ type stream struct {
 	open func(*call, []grpc.CallOption) (grpc.ClientStream, error)
 	opts []grpc.CallOption
 
-	recv  lock // held while receiving; guards call and final
-	call  *call
+	turn  lock  // held while a refusal is answered; guards final
 	final error // of a stream that was refused and is not made again
 
-	send lock // held while sending; taken after recv
+	send lock // held while sending; taken after turn
 
 	mu      sync.Mutex // guards what follows; taken last
+	call    *call
 	current grpc.ClientStream
 	sent    []proto.Message
 	size    int
@@ -62,13 +61,21 @@ func (s *stream) finished(err error) {
 	s.ended, s.err = true, err
 }
 
-// SendMsg sends a message, or records it if the stream has ended for an unknown reason.
+// SendMsg sends a message. If the stream has ended before, SendMsg finds out whether it
+// is refused. If not, io.EOF tells the caller to stop. If the server sent headers first,
+// only the caller's RecvMsg finds out; until then the message counts as sent.
 func (s *stream) SendMsg(m any) error {
-	current, recorded, err := s.sendOnce(m)
+	old, recorded, err := s.sendOnce(m)
 	if err != io.EOF || !recorded {
 		return err
 	}
-	return s.sentLate(current)
+	old.Header()
+	ended, err := s.end()
+	if renewed, _ := s.renew(old, err); renewed || !ended {
+		return nil // a second stream sends it
+	}
+	s.settle()
+	return io.EOF
 }
 
 func (s *stream) sendOnce(m any) (current grpc.ClientStream, recorded bool, err error) {
@@ -76,26 +83,6 @@ func (s *stream) sendOnce(m any) (current grpc.ClientStream, recorded bool, err 
 	defer s.send.free()
 	current, recorded = s.record(m)
 	return current, recorded, current.SendMsg(m)
-}
-
-// sentLate finds out whether a stream that ended before a message was sent is refused.
-// If not, io.EOF tells the caller to stop. If the server sent headers first, only the
-// caller's RecvMsg finds out; until then the message counts as sent.
-func (s *stream) sentLate(old grpc.ClientStream) error {
-	s.recv.take()
-	defer s.recv.free()
-	if !s.is(old) {
-		return nil // the new stream sends it
-	}
-	old.Header()
-	switch ended, err := s.end(); {
-	case !ended:
-		return nil
-	case s.call.refused(err) && s.again(err) == nil:
-		return nil
-	}
-	s.settle()
-	return io.EOF
 }
 
 // CloseSend closes the direction of sending.
@@ -112,33 +99,27 @@ func (s *stream) CloseSend() error {
 // RecvMsg receives a message. If the stream is refused instead, RecvMsg receives it
 // from a second one.
 func (s *stream) RecvMsg(m any) error {
-	s.recv.take()
-	defer s.recv.free()
-	if s.final != nil {
-		return s.final
-	}
-	err := s.current.RecvMsg(m)
-	if s.call.refused(err) {
-		if err = s.again(err); err != nil {
-			return err
-		}
-		err = s.current.RecvMsg(m)
+	call, old := s.now()
+	renewed, err := s.renew(old, old.RecvMsg(m))
+	if renewed {
+		return s.RecvMsg(m)
 	}
 	s.settle()
-	s.call.judge(noEOF(err))
+	call.judge(noEOF(err))
 	return err
 }
 
 // Header returns the headers, those of a second stream if the first is refused without.
 func (s *stream) Header() (metadata.MD, error) {
-	s.recv.take()
-	defer s.recv.free()
-	md, err := s.current.Header()
-	if ended, end := s.end(); md == nil && err == nil && ended && s.final == nil && s.call.refused(end) && s.again(end) == nil {
-		md, err = s.current.Header()
-	}
+	_, old := s.now()
+	md, err := old.Header()
+	_, end := s.end()
 	if md != nil {
 		s.settle()
+		end = nil
+	}
+	if renewed, _ := s.renew(old, end); renewed {
+		return s.Header()
 	}
 	return md, err
 }
@@ -149,25 +130,56 @@ func (s *stream) Context() context.Context { return s.settle().Context() }
 // Trailer returns the trailers.
 func (s *stream) Trailer() metadata.MD { return s.settle().Trailer() }
 
-// again opens a second stream after a refusal, and sends on it what was recorded, or
-// returns the caller's error. s.recv is held.
+// renew replaces the stream old, which ended with err, if it is refused and not replaced
+// yet. If old stays, renew returns the caller's error. Its caller may not wait for the
+// server meanwhile, so that the others go on with the second stream.
+func (s *stream) renew(old grpc.ClientStream, err error) (bool, error) {
+	s.turn.take()
+	defer s.turn.free()
+	call, current := s.now()
+	switch {
+	case current != old:
+		return true, nil
+	case !call.refused(err):
+		return false, err
+	case s.final == nil && !call.decide(madeAgain):
+		s.final = err // such as a refusal that came after the call was cancelled
+	case s.final == nil:
+		s.final = s.again(err)
+	}
+	return s.final == nil, s.final
+}
+
+// again makes a refused stream again, or returns the caller's error.
 func (s *stream) again(refusal error) error {
+	next, err := s.second(refusal)
+	if next == nil {
+		return s.call.finish(s.opts, err)
+	}
+	return err
+}
+
+// second opens a second stream after a refusal, and sends on it what was recorded.
+func (s *stream) second(refusal error) (*call, error) {
 	s.send.take() // the first stream has ended, so nothing is sent for long
+	replays := false
+	defer func() {
+		if !replays {
+			s.send.free()
+		}
+	}()
 	sent, closed, replayable := s.recording()
 	next, err := s.call.again(refusal, replayable)
 	if next == nil {
-		s.send.free()
-		s.final = s.call.finish(s.opts, err)
-		return s.final
+		return nil, err
 	}
 	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(next.judge)))
 	if err != nil {
-		s.send.free()
 		next.judge(err)
-		s.final = err
-		return err
+		return next, err
 	}
 	s.replace(next, current)
+	replays = true
 	go func() { // the server may want its messages received before it takes more
 		defer s.send.free()
 		for _, m := range sent {
@@ -179,7 +191,7 @@ func (s *stream) again(refusal error) error {
 			current.CloseSend()
 		}
 	}()
-	return nil
+	return next, nil
 }
 
 // record records a message, and reports whether it and all before it are recorded.
@@ -189,7 +201,7 @@ func (s *stream) record(m any) (current grpc.ClientStream, recorded bool) {
 	if s.settled {
 		return s.current, false
 	}
-	p, ok := message(m)
+	p, ok := m.(proto.Message)
 	if ok {
 		s.size += proto.Size(p) + messageOverhead
 	}
@@ -218,18 +230,18 @@ func (s *stream) settle() grpc.ClientStream {
 	return s.current
 }
 
-// replace makes a second stream the current one; s.recv and s.send are held.
+// replace makes a second stream the current one; s.send is held.
 func (s *stream) replace(next *call, current grpc.ClientStream) {
-	s.call = next
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.current = current
+	s.call, s.current = next, current
 }
 
-func (s *stream) is(current grpc.ClientStream) bool {
+// now returns the current stream and its call.
+func (s *stream) now() (*call, grpc.ClientStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current == current
+	return s.call, s.current
 }
 
 // end returns whether the first stream has ended, and how.
@@ -237,17 +249,6 @@ func (s *stream) end() (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended, s.err
-}
-
-// message returns a message of Protocol Buffers.
-func message(m any) (proto.Message, bool) {
-	switch m := m.(type) {
-	case proto.Message:
-		return m, true
-	case protoadapt.MessageV1:
-		return protoadapt.MessageV2Of(m), true
-	}
-	return nil, false
 }
 
 // noEOF returns err, or nil for the end of a stream without an error.
