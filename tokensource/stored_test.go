@@ -54,9 +54,25 @@ func put(t *testing.T, store tokensource.Store, key, data string) {
 
 // A brokenStore fails while its fields say so.
 type brokenStore struct {
-	storetest.Memory
+	storetest.Memory                   // used if shared is nil
+	shared           tokensource.Store // of other processes, too
+
 	load, update, save atomic.Bool
 	hang               atomic.Bool // Load and Update wait until their context ends
+}
+
+func (b *brokenStore) store() tokensource.Store {
+	if b.shared != nil {
+		return b.shared
+	}
+	return &b.Memory
+}
+
+// cut cuts the process off from its store, or ends that.
+func (b *brokenStore) cut(off bool) {
+	b.load.Store(off)
+	b.update.Store(off)
+	b.save.Store(off)
 }
 
 // errAway is of a Store that is itself made of another.
@@ -70,14 +86,14 @@ func (b *brokenStore) Load(ctx context.Context, key string) ([]byte, error) {
 	if b.load.Load() {
 		return nil, errAway
 	}
-	return b.Memory.Load(ctx, key)
+	return b.store().Load(ctx, key)
 }
 
 func (b *brokenStore) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
 	if b.update.Load() {
 		return errAway
 	}
-	return b.Memory.Update(ctx, key, func(value []byte, save func([]byte) error) error {
+	return b.store().Update(ctx, key, func(value []byte, save func([]byte) error) error {
 		return fn(value, func(data []byte) error {
 			if b.save.Load() {
 				return errAway

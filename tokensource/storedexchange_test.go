@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,44 +95,17 @@ func TestASetThatCannotGetTheLockEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// cutOff is a store of one process, which may be cut off from it.
-type cutOff struct {
-	tokensource.Store
-	cut atomic.Bool
-}
-
-func (c *cutOff) Load(ctx context.Context, key string) ([]byte, error) {
-	if c.cut.Load() {
-		return nil, errAway
-	}
-	return c.Store.Load(ctx, key)
-}
-
-func (c *cutOff) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	if c.cut.Load() {
-		return errAway
-	}
-	return c.Store.Update(ctx, key, func(value []byte, save func([]byte) error) error {
-		return fn(value, func(data []byte) error {
-			if c.cut.Load() {
-				return errAway
-			}
-			return save(data)
-		})
-	})
-}
-
 func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
 	for _, keeps := range []bool{false, true} { // the server's: a refresh token that it keeps is refused rightly
 		synctest.Test(t, func(t *testing.T) {
 			store := new(storetest.Memory)
-			winners := &cutOff{Store: store}
+			winners := &brokenStore{shared: store}
 			var calls int
 			source := tokensource.Func(func(_ context.Context, old *Token) (*Token, error) {
 				if calls++; calls > 1 {
 					return nil, fmt.Errorf("%w: %s", tokensource.ErrReauthenticate, old.RefreshToken)
 				}
-				winners.cut.Store(true)
+				winners.cut(true)
 				return &Token{AccessToken: "won", RefreshToken: map[bool]string{true: "R1", false: "R2"}[keeps]}, nil
 			})
 			winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
@@ -144,7 +116,7 @@ func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
 			if _, err := loser.Token(t.Context(), first); !errors.Is(err, tokensource.ErrReauthenticate) {
 				t.Fatalf("got %v, want ErrReauthenticate", err)
 			}
-			winners.cut.Store(false)
+			winners.cut(false)
 			for _, s := range []*tokensource.Stored{winner, loser, newProcess(store, source).stored} {
 				got, err := s.Token(t.Context(), first)
 				if keeps && !errors.Is(err, tokensource.ErrReauthenticate) || !keeps && (err != nil || got.AccessToken != "won") {
@@ -158,13 +130,13 @@ func TestTheTokenOfWhoWonTheExchangeBeatsTheRefusalOfTheOthers(t *testing.T) {
 func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := new(storetest.Memory)
-		winners := &cutOff{Store: store}
+		winners := &brokenStore{shared: store}
 		var calls int
 		source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
 			if calls++; calls > 1 {
 				return nil, tokensource.ErrReauthenticate
 			}
-			winners.cut.Store(true)
+			winners.cut(true)
 			return &Token{AccessToken: "won"}, nil
 		})
 		winner, loser := newProcess(winners, source).stored, newProcess(store, source).stored
@@ -175,7 +147,7 @@ func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
 		if _, err := loser.Token(t.Context(), nil); !errors.Is(err, tokensource.ErrReauthenticate) || !value(t, store).Reauthenticate {
 			t.Fatalf("got %v, want ErrReauthenticate for all", err)
 		}
-		winners.cut.Store(false)
+		winners.cut(false)
 		for _, s := range []*tokensource.Stored{winner, loser} {
 			got, err := s.Token(t.Context(), nil)
 			wantToken(t, got, err, "won")
@@ -185,15 +157,15 @@ func TestATokenWithoutRefreshTokenBeatsTheRefusalOfTheOthersToo(t *testing.T) {
 
 func TestAFailedSaveCostsNoExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, server := &cutOff{Store: new(storetest.Memory)}, &family{life: time.Hour}
+		store, server := new(brokenStore), &family{life: time.Hour}
 		p := newProcess(store, server)
 		p.stored.Source = tokensource.Func(func(ctx context.Context, old *Token) (*Token, error) {
-			store.cut.Store(server.calls.Load() == 0)
+			store.cut(server.calls.Load() == 0)
 			return server.Token(ctx, old)
 		})
 		first, err := p.Token(t.Context(), nil)
 		wantToken(t, first, err, "access-1")
-		store.cut.Store(false)
+		store.cut(false)
 		for range 60 {
 			time.Sleep(time.Second)
 			p.Token(t.Context(), nil)

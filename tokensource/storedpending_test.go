@@ -54,11 +54,11 @@ func TestARefusalCountsForAReplacedTokenThatHasItsRefreshToken(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			store := new(storetest.Memory)
-			mine := &cutOff{Store: store}
+			mine := &brokenStore{shared: store}
 			calls := 0
 			source := tokensource.Func(func(context.Context, *Token) (*Token, error) {
 				if calls++; c.exchanged && calls == 1 {
-					mine.cut.Store(true)
+					mine.cut(true)
 					return &Token{AccessToken: "exchanged", RefreshToken: "R2"}, nil
 				}
 				return nil, tokensource.ErrReauthenticate
@@ -69,7 +69,7 @@ func TestARefusalCountsForAReplacedTokenThatHasItsRefreshToken(t *testing.T) {
 			if c.exchanged {
 				newest, _ = s.Token(t.Context(), newest)
 			}
-			mine.cut.Store(true)
+			mine.cut(true)
 			for i, refresh := range c.replaced {
 				next := &Token{AccessToken: fmt.Sprint("replaced-", i), RefreshToken: refresh}
 				s.Replace(t.Context(), newest, next)
@@ -78,7 +78,7 @@ func TestARefusalCountsForAReplacedTokenThatHasItsRefreshToken(t *testing.T) {
 			if _, err := other.Token(t.Context(), &Token{AccessToken: "login"}); !errors.Is(err, tokensource.ErrReauthenticate) {
 				t.Fatalf("got %v, want ErrReauthenticate", err)
 			}
-			mine.cut.Store(false)
+			mine.cut(false)
 			got, err := s.Token(t.Context(), nil)
 			if c.ended && !errors.Is(err, tokensource.ErrReauthenticate) || !c.ended && (err != nil || got.AccessToken != newest.AccessToken) {
 				t.Errorf("%+v: got %v, %v", c, got, err)

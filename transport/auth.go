@@ -214,7 +214,7 @@ func (a *Auth) take(ctx context.Context, next, token *tokensource.Token) {
 	}
 }
 
-// Credentials are a token and the header's value made from it.
+// credentials are a token and the header's value made from it.
 type credentials = guard.Credentials[string]
 
 // authorization makes the header's value. A DPoP sends bound tokens only, and bound

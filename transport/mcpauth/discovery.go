@@ -22,9 +22,9 @@ type Discovery struct {
 	// parameter resource (RFC 8707). The Params of Endpoint have it already.
 	Resource string
 
-	// Scopes are those to request: of the challenge, or else all that the server's
-	// metadata name; those of the login before; and offline_access, if the authorization
-	// server has it. Nil means to leave the parameter scope out.
+	// Scopes are the scopes to request. They are those of the challenge, or else all that
+	// the server's metadata name. Those of the login before are added, and offline_access
+	// if the authorization server has it. Nil means to leave the parameter scope out.
 	Scopes []string
 
 	// Server is the metadata of the authorization server. It supports PKCE. If it has

@@ -11,10 +11,10 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// A sent is how a request was sent. The context of the request has it under sentKey.
+// A sent tells how a request was sent. The context of the request has it under sentKey.
 type sent struct {
 	anonymous  bool                  // without a token, though to the server
-	tokens     []string              // with the last of these
+	tokens     []string              // that it carried, one after the other
 	challenges []transport.Challenge // of the answer, without the tokens
 }
 
