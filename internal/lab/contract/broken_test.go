@@ -284,9 +284,6 @@ var broken = map[string]struct {
 }
 
 func TestRunFindsWhatIsBroken(t *testing.T) {
-	if testing.Short() {
-		t.Skip("all of the suite for each defect")
-	}
 	for name, b := range broken {
 		t.Run(name, func(t *testing.T) {
 			contract.Run(t, contract.Subject{

@@ -60,9 +60,6 @@ var brokenAgain = map[string]struct {
 }
 
 func TestRunFindsWhatIsBrokenBelowAuth(t *testing.T) {
-	if testing.Short() {
-		t.Skip("all of the suite for each defect")
-	}
 	for name, b := range brokenAgain {
 		t.Run(name, func(t *testing.T) {
 			contract.Run(t, contract.Subject{
