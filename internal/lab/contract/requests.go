@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing/iotest"
+	"time"
 )
 
 var requests = []entry{
@@ -361,6 +362,7 @@ func staleConnection(e *env) error {
 }
 
 func connectionsUsedAgain(e *env) error {
+	e.reached = func(*http.Request) { time.Sleep(time.Millisecond) } // net/http keeps a new connection only after it has given it out
 	var errs []error
 	for range 5 {
 		req := e.request(http.MethodPost, nil)
