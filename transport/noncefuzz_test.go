@@ -82,6 +82,7 @@ func FuzzNonce(f *testing.F) {
 	f.Add(401, "n-1", challenge, "", "", true)
 	f.Add(400, "n-1", "", "application/json", refusal, false)
 	f.Add(400, "n 1", "", "application/json", refusal, false)
+	f.Add(400, "n-1", challenge, "", "", true)
 	f.Add(200, "n\r\n1", challenge, "", "", true)
 	f.Fuzz(func(t *testing.T, status int, nonce, challenge, media, body string, api bool) {
 		server := &demanding{status: status, body: body, header: http.Header{"Dpop-Nonce": {nonce}, "Www-Authenticate": {challenge}, "Content-Type": {media}}}
@@ -138,17 +139,15 @@ func postWhole(t *testing.T, d *transport.DPoP, server *demanding, api bool) {
 // demands reports whether the answers may and must cause a second attempt. Of a
 // refusal in a body, that is decided by what has no odd spelling.
 func (s *demanding) demands(nonce string, api bool) (may, must bool) {
-	if nonce == "" {
+	if nonce == "" || s.status != http.StatusBadRequest && s.status != http.StatusUnauthorized {
 		return false, false
 	}
-	if s.status == http.StatusUnauthorized {
-		for _, c := range challenged(s.header.Get("Www-Authenticate")) {
-			if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == "use_dpop_nonce" {
-				return true, true
-			}
+	for _, c := range challenged(s.header.Get("Www-Authenticate")) {
+		if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == "use_dpop_nonce" {
+			return true, true
 		}
 	}
-	if api || s.status != http.StatusBadRequest && s.status != http.StatusUnauthorized {
+	if api {
 		return false, false
 	}
 	var refusal map[string]any
