@@ -75,7 +75,8 @@ type delivery struct {
 // A bodyAPI refuses "old" once it has read so many bytes of the body, and keeps what else comes.
 type bodyAPI struct {
 	readFirst int64
-	closes    bool // with Connection: close
+	closes    bool          // with Connection: close
+	readsOn   chan struct{} // what it waits for before it reads on after a refusal; nil: nothing
 
 	mu   sync.Mutex
 	came []delivery
@@ -104,6 +105,9 @@ func (a *bodyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(401)
 		io.WriteString(w, "refused")
 		http.NewResponseController(w).Flush()
+		if a.readsOn != nil {
+			<-a.readsOn
+		}
 		io.Copy(io.Discard, r.Body) // or net/http may panic: it hits the end only after the handler
 	}
 }

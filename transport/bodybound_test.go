@@ -18,9 +18,10 @@ import (
 
 func TestHugeUploadRefusedEarlyIsReplayedWithASmallBound(t *testing.T) {
 	for _, protocol := range protocols {
-		a := &bodyAPI{readFirst: 0}
+		a := &bodyAPI{readsOn: make(chan struct{})} // or a slow client sends 4 MiB before it sees the refusal
 		url, base := serveOver(t, protocol, a.ServeHTTP)
 		base.DialContext = dialSmall
+		t.Cleanup(func() { close(a.readsOn) })
 		data, sum := noise(64 * mib)
 		req := postBody(t, url, data)
 		req.ContentLength = 64 * mib
