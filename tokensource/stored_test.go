@@ -28,7 +28,7 @@ func newProcess(store tokensource.Store, source tokensource.Source) process {
 
 // value is what a store holds under the key of newProcess, as JSON.
 func value(t *testing.T, store tokensource.Store) (v struct {
-	Gen            int
+	Gen            int64
 	Token          struct{ Access_Token, Refresh_Token string }
 	Reauthenticate bool
 }) {

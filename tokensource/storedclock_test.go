@@ -217,9 +217,10 @@ func (s *aheadStore) Update(ctx context.Context, key string, fn func([]byte, fun
 
 func (s *aheadStore) later(value []byte) []byte {
 	var v struct {
-		V, Gen int
-		Login  string
-		Token  json.RawMessage
+		V     int
+		Gen   int64
+		Login string
+		Token json.RawMessage
 	}
 	if json.Unmarshal(value, &v) != nil {
 		return value

@@ -218,7 +218,7 @@ func TestTheGenerationOfALoginIsTheTime(t *testing.T) {
 		for range 2 {
 			time.Sleep(time.Second)
 			a.Set(t.Context(), &Token{AccessToken: "login"})
-			if got, want := value(t, store).Gen, int(time.Now().UnixMilli()); got != want {
+			if got, want := value(t, store).Gen, time.Now().UnixMilli(); got != want {
 				t.Errorf("got generation %d, want %d", got, want)
 			}
 		}
