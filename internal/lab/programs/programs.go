@@ -50,6 +50,9 @@ var handedOut sync.Map // ports, by FreePort
 // again: the system hands out higher ports, and FreePort returns each only once. So is
 // the port of a Redis cluster's bus, 10000 above.
 func FreePort() string {
+	// A program that starts meanwhile would keep the port open until its exec.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for {
 		port := strconv.Itoa(10_000 + rand.IntN(10_000))
 		if _, again := handedOut.LoadOrStore(port, true); again {
