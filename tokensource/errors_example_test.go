@@ -68,7 +68,7 @@ func ExampleFunc() {
 	// Output: tokensource: the token endpoint answered 429
 }
 
-// Refreshes that made callers wait are worth a metric; early ones are not noticed.
+// Refreshes that made callers wait are worth a metric. Callers do not notice early ones.
 func ExampleRefresh() {
 	done := make(chan bool)
 	cache := &tokensource.Cache{
@@ -133,7 +133,7 @@ func ExampleToken() {
 	// true <nil>
 }
 
-// A switchable is a store that can be away.
+// A switchable is a store that can be unavailable.
 type switchable struct {
 	storetest.Memory
 	away bool
@@ -153,7 +153,8 @@ func (s *switchable) Update(ctx context.Context, key string, fn func([]byte, fun
 	return s.Memory.Update(ctx, key, fn)
 }
 
-// A process that ends saves what it alone knows, such as a login while the store was away.
+// Before a process ends, it saves what no other process knows, such as a login during an
+// outage of the store.
 func ExampleStored_Pending() {
 	ctx := context.Background()
 	store := &switchable{away: true}
@@ -172,7 +173,8 @@ func ExampleStored_Pending() {
 	// <nil> pending: false
 }
 
-// A client that knows only the API, from a challenge with resource_metadata (RFC 9728).
+// A client that knows only the API. The URL comes from the resource_metadata of a
+// challenge (RFC 9728).
 func ExampleIssuer_resource() {
 	srv := tokentest.Start() // stands for the authorization server
 	defer srv.Close()

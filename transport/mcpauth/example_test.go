@@ -95,8 +95,8 @@ func browse(ctx context.Context, state, at string) (code string, err error) {
 	return back.Query().Get("code"), nil
 }
 
-// The login is in a Store, so that the user need not log in again when the program starts
-// again. Programs use a filestore.Store or another one.
+// The login is in a Store, so that the user need not log in when the program starts again.
+// The memory stands for a filestore.Store.
 func ExampleAuth_stored() {
 	server := startServer()
 	defer server.Close()
