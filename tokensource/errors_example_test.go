@@ -161,7 +161,8 @@ func ExampleStored_Pending() {
 	stored := &tokensource.Stored{Source: &tokensource.RefreshToken{}, Store: store, Key: "user-1234"}
 	err := stored.Set(ctx, &tokensource.Token{RefreshToken: "from-the-login"})
 	failure, _ := errors.AsType[*tokensource.StoreError](err)
-	fmt.Println(failure.Op, "failed, pending:", stored.Pending())
+	fmt.Println(failure.Op, "failed:", failure.Err)
+	fmt.Println("pending:", stored.Pending())
 
 	store.away = false
 	if stored.Pending() { // before the process ends
@@ -169,8 +170,28 @@ func ExampleStored_Pending() {
 	}
 	fmt.Println(err, "pending:", stored.Pending())
 	// Output:
-	// update failed, pending: true
+	// update failed: no route to host
+	// pending: true
 	// <nil> pending: false
+}
+
+// Replicas share the token of the service itself, which saves token requests. While the
+// store fails, each obtains tokens of its own.
+func ExampleStored_unshared() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	source := &tokensource.Stored{
+		Source: &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
+			URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
+		}},
+		Store:    &switchable{away: true},
+		Key:      "service",
+		Timeout:  5 * time.Second,
+		Unshared: true,
+	}
+	token, err := source.Token(context.Background(), nil)
+	fmt.Println(token != nil, err)
+	// Output: true <nil>
 }
 
 // A client that knows only the API. The URL comes from the resource_metadata of a

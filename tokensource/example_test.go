@@ -12,6 +12,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,6 +54,7 @@ func ExampleSignedJWT() {
 		Issuer:    "reports",
 		Audience:  []string{"https://api.example.com"},
 		Lifetime:  time.Minute,
+		Header:    map[string]any{"typ": "at+jwt"},
 	}}
 
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,6 +91,7 @@ func ExampleEndpoint_ClientAssertion() {
 				Subject:  srv.ClientID,
 				Audience: []string{srv.TokenURL()},
 			},
+			Params: url.Values{"audience": {"https://api.example.com"}},
 		},
 	}}
 	token, err := source.Token(context.Background(), nil)
@@ -115,6 +118,7 @@ func ExampleJWTBearer() {
 			Subject:  "alice",
 			Audience: []string{srv.TokenURL()},
 		},
+		Scopes: []string{"reports"},
 	}}
 	token, err := source.Token(context.Background(), nil)
 	if err != nil {
@@ -154,6 +158,7 @@ func ExampleTokenExchange() {
 		Actor:         &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
 		ActorType:     "urn:ietf:params:oauth:token-type:jwt",
 		RequestedType: "urn:ietf:params:oauth:token-type:access_token",
+		Scopes:        []string{"reports"},
 	}
 	source := &tokensource.Keyed[string]{
 		Key: userToken,
@@ -256,6 +261,46 @@ func ExampleKeyed() {
 	// Output:
 	// acme true false
 	// late payer false true
+}
+
+// userName is where a handler puts the user's name into the request's context.
+type userName struct{}
+
+// A service that acts for many users. Each user logs in, and later logs out.
+func ExampleKeyed_Set() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	users := &tokensource.Keyed[string]{
+		Key: func(ctx context.Context) (string, error) {
+			user, ok := ctx.Value(userName{}).(string)
+			if !ok {
+				return "", errors.New("no user in the context")
+			}
+			return user, nil
+		},
+		New: func(string) *tokensource.Cache {
+			return &tokensource.Cache{Source: &tokensource.RefreshToken{
+				Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+				Scopes:   []string{"reports"},
+			}}
+		},
+		MaxKeys: 50_000,
+	}
+
+	alice := context.WithValue(context.Background(), userName{}, "alice")
+	if err := users.Set(alice, &tokensource.Token{RefreshToken: srv.RefreshToken()}); err != nil {
+		log.Fatal(err)
+	}
+	token, err := users.Token(alice, nil) // as an Auth does
+	fmt.Println(token != nil, err)
+	if err := users.Forget(alice); err != nil {
+		log.Fatal(err)
+	}
+	_, err = users.Token(alice, nil)
+	fmt.Println(users.Peek(alice, nil) != nil, errors.Is(err, tokensource.ErrReauthenticate))
+	// Output:
+	// true <nil>
+	// false true
 }
 
 // Two processes share a refresh token that works once. Memory stands for the Store of

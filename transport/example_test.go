@@ -67,7 +67,7 @@ func ExampleDPoP() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		dpop := &transport.DPoP{Key: key}
+		dpop := &transport.DPoP{Key: key, Base: http.DefaultTransport}
 		client := &http.Client{Transport: &transport.Auth{
 			Source: &tokensource.Cache{Source: &tokensource.Stored{
 				Source: &tokensource.RefreshToken{

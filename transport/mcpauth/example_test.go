@@ -112,6 +112,7 @@ func ExampleAuth_stored() {
 				tokens = &tokensource.Cache{Source: &tokensource.Stored{Source: source, Store: store, Key: "mcp"}}
 				return tokens
 			},
+			Base: http.DefaultTransport, // or layers of yours
 		}}
 		resp, err := client.Get(server.endpoint)
 		if err != nil {
