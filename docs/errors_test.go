@@ -316,7 +316,7 @@ func TestTheTablesOfGRPCAndMCPHaveTheirWords(t *testing.T) {
 	_, section, _ := strings.Cut(pages.File(t, "operating.md"), "\n### Errors of gRPC and MCP clients\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	rows, found := row.FindAllStringSubmatch(section, -1), map[string]bool{}
-	for _, said := range errorTexts(t, "../transport/grpcauth/*.go", "../transport/mcpauth/*.go") {
+	for _, said := range errorTexts(t, "../transport/*auth/*.go") {
 		told := false
 		for _, r := range rows {
 			if said.MatchString(r[1]) {
@@ -334,21 +334,20 @@ func TestTheTablesOfGRPCAndMCPHaveTheirWords(t *testing.T) {
 	}
 }
 
-// errorTexts returns patterns of the texts of errors, except texts that only join others.
-func errorTexts(t *testing.T, globs ...string) (all []*regexp.Regexp) {
-	for _, glob := range globs {
-		files, err := filepath.Glob(glob)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("no files at %s: %v", glob, err)
+// errorTexts returns patterns of the texts of errors in files, except texts that only
+// join others.
+func errorTexts(t *testing.T, glob string) (all []*regexp.Regexp) {
+	files, err := filepath.Glob(glob)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files at %s: %v", glob, err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
 		}
-		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
-				continue
-			}
-			for _, m := range errorText.FindAllStringSubmatch(pages.File(t, file), -1) {
-				if p := verb.ReplaceAllString(regexp.QuoteMeta(m[1]), ".*"); p != ".*: .*" {
-					all = append(all, regexp.MustCompile(p))
-				}
+		for _, m := range errorText.FindAllStringSubmatch(pages.File(t, file), -1) {
+			if p := verb.ReplaceAllString(regexp.QuoteMeta(m[1]), ".*"); p != ".*: .*" {
+				all = append(all, regexp.MustCompile(p))
 			}
 		}
 	}
