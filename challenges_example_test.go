@@ -12,7 +12,7 @@ import (
 )
 
 // An API wants a stronger login than the one that the token came from (RFC 9470). No
-// refresh can help, so the refusal comes as it is, and says what to do.
+// refresh can help, so the caller gets the refusal, which says what to do.
 func Example_challenges() {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate",

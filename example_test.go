@@ -52,9 +52,9 @@ func Example_clientCredentials() {
 	// refused: 1
 }
 
-// A program acts for a user who logged in once. Each refresh token works
-// once, so the next one is saved before its access token is used: a program that
-// stops at any moment can go on later.
+// A program acts for a user who logged in once. Each refresh token works once. The next
+// one is saved before its access token is used, so that the program can stop at any
+// moment and go on later.
 func Example_refreshToken() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -130,7 +130,7 @@ func Example_refreshToken() {
 	// refresh tokens used twice: 0
 }
 
-// fromCamelCase makes RFC 6749's reply of a login API's own.
+// fromCamelCase translates the reply of a login API to that of RFC 6749.
 func fromCamelCase(body []byte) ([]byte, error) {
 	var r struct {
 		AccessToken, RefreshToken string
@@ -142,8 +142,8 @@ func fromCamelCase(body []byte) ([]byte, error) {
 	return json.Marshal(map[string]any{"access_token": r.AccessToken, "refresh_token": r.RefreshToken, "expires_in": r.ExpiresIn})
 }
 
-// A user logs in at a login API that speaks JSON of its own, and answers 403 to an
-// expired token and to a dead refresh token. When a login is needed, requests fail with
+// A user logs in at a login API with its own JSON, which answers 403 to an expired token
+// and to a dead refresh token. When a login is needed, requests fail with
 // ErrReauthenticate until Set.
 func Example_loginAPI() {
 	srv := tokentest.Start()
@@ -256,9 +256,9 @@ func (l *logger) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// What stands above Auth sees the caller's requests and their final answers: tracing
-// of operations, limits, retries. What stands below sees each attempt, with
-// its token: the wire log, metrics of the server, a proxy, TLS.
+// Layers above Auth see the caller's requests and their final answers: tracing of
+// operations, limits, retries. Layers below Auth see each attempt, with its token: the
+// wire log, metrics of the server, a proxy, TLS.
 //
 // A layer above that builds new requests, as retries do, hides from Auth whether
 // the request was redirected. Then Origins says where the token may go.
@@ -296,9 +296,8 @@ func Example_composition() {
 	// request: GET 200
 }
 
-// A proxy that adds the token for clients that have none, uploads of unknown
-// length included. Whoever reaches the proxy acts with its token: let only
-// those reach it who may.
+// A proxy that adds its token to the requests of its clients, also to uploads of unknown
+// length. Every client acts with this token, so admit only clients that may.
 func Example_reverseProxy() {
 	srv := tokentest.Start()
 	defer srv.Close()

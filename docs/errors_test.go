@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -276,7 +277,7 @@ var row = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
 func TestTheTablesOfErrorsHaveTheirWords(t *testing.T) {
 	_, section, _ := strings.Cut(pages.File(t, "operating.md"), "\n## What the errors say\n")
-	section, _, _ = strings.Cut(section, "\n## ")
+	section, _, _ = strings.Cut(section, "\n### ")
 	found := map[string]bool{}
 	var patterns []*regexp.Regexp
 	for _, m := range row.FindAllStringSubmatch(section, -1) {
@@ -303,6 +304,54 @@ func TestTheTablesOfErrorsHaveTheirWords(t *testing.T) {
 			t.Errorf("no error says: %v", p)
 		}
 	}
+}
+
+// An errorText is in the code of modules that are not imported here.
+var (
+	errorText = regexp.MustCompile(`(?:errors\.New|fmt\.Errorf|fmt\.Sprintf)\("([^"]+)"`)
+	verb      = regexp.MustCompile(`%[\\.0-9]*[a-z]`)
+)
+
+func TestTheTablesOfGRPCAndMCPHaveTheirWords(t *testing.T) {
+	_, section, _ := strings.Cut(pages.File(t, "operating.md"), "\n### Errors of gRPC and MCP clients\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows, found := row.FindAllStringSubmatch(section, -1), map[string]bool{}
+	for _, said := range errorTexts(t, "../transport/*auth/*.go") {
+		told := false
+		for _, r := range rows {
+			if said.MatchString(r[1]) {
+				told, found[r[1]] = true, true
+			}
+		}
+		if !told {
+			t.Errorf("no row tells of: %v", said)
+		}
+	}
+	for _, r := range rows {
+		if !found[r[1]] {
+			t.Errorf("no error says: %s", r[1])
+		}
+	}
+}
+
+// errorTexts returns patterns of the texts of errors in files, except texts that only
+// join others.
+func errorTexts(t *testing.T, glob string) (all []*regexp.Regexp) {
+	files, err := filepath.Glob(glob)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files at %s: %v", glob, err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, m := range errorText.FindAllStringSubmatch(pages.File(t, file), -1) {
+			if p := verb.ReplaceAllString(regexp.QuoteMeta(m[1]), ".*"); p != ".*: .*" {
+				all = append(all, regexp.MustCompile(p))
+			}
+		}
+	}
+	return all
 }
 
 func TestEachErrorHasAKind(t *testing.T) {

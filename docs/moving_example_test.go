@@ -144,7 +144,7 @@ func Example_httpClient() {
 	// Output: 200 OK
 }
 
-// loginTo is a login API of one's own.
+// loginTo is a login API of your own.
 func loginTo(srv *tokentest.Server) func(context.Context) (string, time.Time, error) {
 	grant := &tokensource.ClientCredentials{
 		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
@@ -208,7 +208,7 @@ func (t *tokenTransport) current(ctx context.Context, renew bool) (string, error
 	return t.token, nil
 }
 
-// moved is the same with the library.
+// moved does the same with the library.
 func moved(base http.RoundTripper, login func(context.Context) (string, error)) http.RoundTripper {
 	return &transport.Auth{
 		Source: &tokensource.Cache{Source: tokensource.Func(

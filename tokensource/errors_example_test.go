@@ -68,7 +68,7 @@ func ExampleFunc() {
 	// Output: tokensource: the token endpoint answered 429
 }
 
-// Refreshes that made callers wait are worth a metric; early ones are not noticed.
+// Refreshes that made callers wait are worth a metric. Callers do not notice early ones.
 func ExampleRefresh() {
 	done := make(chan bool)
 	cache := &tokensource.Cache{
@@ -133,7 +133,7 @@ func ExampleToken() {
 	// true <nil>
 }
 
-// A switchable is a store that can be away.
+// A switchable is a store that can be unavailable.
 type switchable struct {
 	storetest.Memory
 	away bool
@@ -153,14 +153,16 @@ func (s *switchable) Update(ctx context.Context, key string, fn func([]byte, fun
 	return s.Memory.Update(ctx, key, fn)
 }
 
-// A process that ends saves what it alone knows, such as a login while the store was away.
+// Before a process ends, it saves what no other process knows, such as a login during an
+// outage of the store.
 func ExampleStored_Pending() {
 	ctx := context.Background()
 	store := &switchable{away: true}
 	stored := &tokensource.Stored{Source: &tokensource.RefreshToken{}, Store: store, Key: "user-1234"}
 	err := stored.Set(ctx, &tokensource.Token{RefreshToken: "from-the-login"})
 	failure, _ := errors.AsType[*tokensource.StoreError](err)
-	fmt.Println(failure.Op, "failed, pending:", stored.Pending())
+	fmt.Println(failure.Op, "failed:", failure.Err)
+	fmt.Println("pending:", stored.Pending())
 
 	store.away = false
 	if stored.Pending() { // before the process ends
@@ -168,11 +170,32 @@ func ExampleStored_Pending() {
 	}
 	fmt.Println(err, "pending:", stored.Pending())
 	// Output:
-	// update failed, pending: true
+	// update failed: no route to host
+	// pending: true
 	// <nil> pending: false
 }
 
-// A client that knows only the API, from a challenge with resource_metadata (RFC 9728).
+// Replicas share the token of the service itself, which saves token requests. While the
+// store fails, each obtains tokens of its own.
+func ExampleStored_unshared() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	source := &tokensource.Stored{
+		Source: &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
+			URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
+		}},
+		Store:    &switchable{away: true},
+		Key:      "service",
+		Timeout:  5 * time.Second,
+		Unshared: true,
+	}
+	token, err := source.Token(context.Background(), nil)
+	fmt.Println(token != nil, err)
+	// Output: true <nil>
+}
+
+// A client that knows only the API. The URL comes from the resource_metadata of a
+// challenge (RFC 9728).
 func ExampleIssuer_resource() {
 	srv := tokentest.Start() // stands for the authorization server
 	defer srv.Close()

@@ -12,9 +12,11 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -38,7 +40,8 @@ var keyPEM = func() []byte {
 }()
 
 // An API that trusts a service's key needs no token endpoint: the service signs
-// its tokens itself. A Cache over it signs only when one is about to expire.
+// its tokens itself. A Cache over it signs a new token only when the last one is about
+// to expire.
 func ExampleSignedJWT() {
 	key, err := tokensource.ParsePrivateKey(keyPEM)
 	if err != nil {
@@ -50,6 +53,8 @@ func ExampleSignedJWT() {
 		Algorithm: "ES256", // the default of this key
 		Issuer:    "reports",
 		Audience:  []string{"https://api.example.com"},
+		Lifetime:  time.Minute,
+		Header:    map[string]any{"typ": "at+jwt"},
 	}}
 
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +71,7 @@ func ExampleSignedJWT() {
 }
 
 // A client that authenticates by a signed assertion instead of a secret
-// (private_key_jwt). Every grant has an Endpoint, so every grant can.
+// (private_key_jwt). This works with every grant, because every grant has an Endpoint.
 func ExampleEndpoint_ClientAssertion() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -86,6 +91,7 @@ func ExampleEndpoint_ClientAssertion() {
 				Subject:  srv.ClientID,
 				Audience: []string{srv.TokenURL()},
 			},
+			Params: url.Values{"audience": {"https://api.example.com"}},
 		},
 	}}
 	token, err := source.Token(context.Background(), nil)
@@ -93,8 +99,8 @@ func ExampleEndpoint_ClientAssertion() {
 	// Output: true <nil>
 }
 
-// The authorization server trusts a key of the service's, and gives tokens for
-// the users that the service names.
+// The authorization server trusts a key of the service, and issues tokens for the users
+// that the service names.
 func ExampleJWTBearer() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -112,6 +118,7 @@ func ExampleJWTBearer() {
 			Subject:  "alice",
 			Audience: []string{srv.TokenURL()},
 		},
+		Scopes: []string{"reports"},
 	}}
 	token, err := source.Token(context.Background(), nil)
 	if err != nil {
@@ -133,10 +140,9 @@ func userToken(ctx context.Context) (string, error) {
 	return token, nil
 }
 
-// A service that calls an API on behalf of whoever calls the service: it
-// exchanges the user's token for one that also names the service. Keyed keeps
-// the exchanged token of each user; the key is the user's token itself, for it
-// fixes what Subject reads.
+// A service calls an API on behalf of its user: it exchanges the user's token for one
+// that also names the service. Keyed keeps the exchanged token of each user. The key is
+// the user's token itself, because it determines what Subject reads.
 func ExampleTokenExchange() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -148,9 +154,11 @@ func ExampleTokenExchange() {
 			token, err := userToken(ctx)
 			return &tokensource.Token{AccessToken: token}, err
 		}),
-		SubjectType: "urn:ietf:params:oauth:token-type:jwt",
-		Actor:       &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
-		ActorType:   "urn:ietf:params:oauth:token-type:jwt",
+		SubjectType:   "urn:ietf:params:oauth:token-type:jwt",
+		Actor:         &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: endpoint}},
+		ActorType:     "urn:ietf:params:oauth:token-type:jwt",
+		RequestedType: "urn:ietf:params:oauth:token-type:access_token",
+		Scopes:        []string{"reports"},
 	}
 	source := &tokensource.Keyed[string]{
 		Key: userToken,
@@ -172,8 +180,8 @@ func ExampleTokenExchange() {
 	// Output: true true <nil>
 }
 
-// A token that something else keeps fresh in a file, as Kubernetes does. When the
-// server refuses it, the file is read again.
+// A token in a file that another program keeps fresh, as Kubernetes does. When the
+// server refuses the token, the file is read again.
 func ExampleFile() {
 	dir, err := os.MkdirTemp("", "tokentripper")
 	if err != nil {
@@ -255,8 +263,48 @@ func ExampleKeyed() {
 	// late payer false true
 }
 
-// Two processes over one refresh token that works once. The store would be
-// filestore's or redisstore's; Encrypted keeps it from reading the tokens.
+// userName is where a handler puts the user's name into the request's context.
+type userName struct{}
+
+// A service that acts for many users. Each user logs in, and later logs out.
+func ExampleKeyed_Set() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	users := &tokensource.Keyed[string]{
+		Key: func(ctx context.Context) (string, error) {
+			user, ok := ctx.Value(userName{}).(string)
+			if !ok {
+				return "", errors.New("no user in the context")
+			}
+			return user, nil
+		},
+		New: func(string) *tokensource.Cache {
+			return &tokensource.Cache{Source: &tokensource.RefreshToken{
+				Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID},
+				Scopes:   []string{"reports"},
+			}}
+		},
+		MaxKeys: 50_000,
+	}
+
+	alice := context.WithValue(context.Background(), userName{}, "alice")
+	if err := users.Set(alice, &tokensource.Token{RefreshToken: srv.RefreshToken()}); err != nil {
+		log.Fatal(err)
+	}
+	token, err := users.Token(alice, nil) // as an Auth does
+	fmt.Println(token != nil, err)
+	if err := users.Forget(alice); err != nil {
+		log.Fatal(err)
+	}
+	_, err = users.Token(alice, nil)
+	fmt.Println(users.Peek(alice, nil) != nil, errors.Is(err, tokensource.ErrReauthenticate))
+	// Output:
+	// true <nil>
+	// false true
+}
+
+// Two processes share a refresh token that works once. Memory stands for the Store of
+// filestore, pgstore or redisstore. Encrypted hides the tokens from it.
 func ExampleStored() {
 	srv := tokentest.Start()
 	defer srv.Close()

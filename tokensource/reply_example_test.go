@@ -64,7 +64,7 @@ func ExampleEndpoint_RequestJSON() {
 	// access next 15m0s
 }
 
-// A server that wraps RFC 6749's reply, and tells errors by a code of its own.
+// A server that wraps RFC 6749's reply, and reports errors by a code of its own.
 func ExampleEndpoint_ReplyJSON() {
 	server := loginAPI(`{"code":0,"data":{"access_token":"access","refresh_token":"next","expires_in":900}}`)
 	defer server.Close()
@@ -117,8 +117,8 @@ func ExampleEndpoint_ReplyJSON_tokenType() {
 	// Bearer access <nil>
 }
 
-// A login by an authorization code whose tokens are bound to a key: the code is
-// exchanged with a proof by the same key that all later requests prove.
+// A login by an authorization code. The tokens are bound to a key: the proof for the
+// exchange of the code is by the same key as the proofs of all later requests.
 func ExampleEndpoint_Exchange() {
 	server := tokentest.Start() // stands for an authorization server and an API
 	defer server.Close()

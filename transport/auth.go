@@ -62,17 +62,18 @@ type Auth struct {
 	// loopback address and Base has no visible proxy on another machine.
 	AllowHTTP bool
 
-	// Refused reports whether a response refuses the token. It may read the body only
-	// by [HasJSON] and [PeekJSON]. It may report true for any status, even 200. The
-	// request is then sent again, so the server must not have acted on it. Nil means
-	// [Unauthorized].
+	// Refused reports whether a response refuses the token. It may report true for any
+	// status, even 200. The request is then sent again, so the server must not have
+	// acted on it. Refused must not change the response, nor read or close its Body,
+	// because the caller gets both. [HasJSON] and [PeekJSON] look at JSON in the body.
+	// Refused must be safe for concurrent use. Nil means [Unauthorized].
 	Refused func(*http.Response) bool
 
 	// NewToken returns the new token that a server sent with its answer, or nil if the
-	// answer has none. It must not read the body. The token goes to the Source's
-	// Replace method, see [tokensource.Cache.Replace]. If the Source has no Replace, or
-	// Replace fails, the caller still gets the answer. Nil means that servers send no
-	// tokens.
+	// answer has none. It must not change the response or read its Body. The token goes
+	// to the Source's Replace method, see [tokensource.Cache.Replace]. If the Source has
+	// no Replace, or Replace fails, the caller still gets the answer. Nil means that
+	// servers send no tokens.
 	NewToken func(*http.Response) *tokensource.Token
 
 	// Anonymous reports whether a request may go without a token when Source returns an

@@ -24,9 +24,9 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// keyAt reads the key of a program, or makes it when the program runs for the
-// first time. Tokens that outlive the program are of no use without it. In a KMS
-// it survives by itself.
+// keyAt reads the key of a program, or makes it when the program runs for the first
+// time. Tokens that outlive the program are of no use without their key. A key in a KMS
+// need not be saved.
 func keyAt(path string) (crypto.Signer, error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
@@ -47,9 +47,9 @@ func keyAt(path string) (crypto.Signer, error) {
 	return key, os.WriteFile(path, text, 0o600)
 }
 
-// Tokens that are bound to a key: one DPoP below Auth for the API, and below the
-// client of the token endpoint. What a store keeps is of no use without the key,
-// so that is kept as well, but elsewhere.
+// Tokens that are bound to a key: the same DPoP is below Auth, and below the client of the
+// token endpoint. The stored tokens are of no use without the key, so the program keeps
+// the key, too, in another place.
 func ExampleDPoP() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -67,7 +67,7 @@ func ExampleDPoP() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		dpop := &transport.DPoP{Key: key}
+		dpop := &transport.DPoP{Key: key, Base: http.DefaultTransport}
 		client := &http.Client{Transport: &transport.Auth{
 			Source: &tokensource.Cache{Source: &tokensource.Stored{
 				Source: &tokensource.RefreshToken{
@@ -125,23 +125,26 @@ func ExampleAuth_newToken() {
 }
 
 // What an API demands that no other token can fulfil: a stronger login (RFC 9470), or
-// claims, as Microsoft's APIs do. The refusal reaches the caller as it came.
+// claims, as Microsoft's APIs do. The caller gets such a refusal. The last challenge has
+// a value instead of parameters.
 func ExampleChallenges() {
 	for _, header := range []string{
 		`Bearer error="insufficient_user_authentication", acr_values="phishing-resistant", max_age=60`,
 		`Bearer realm="", error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`,
+		"Negotiate oRQwEqADCgEB",
 	} {
 		resp := &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {header}}}
 		for _, c := range transport.Challenges(resp) {
-			fmt.Println(c.Scheme, c.Params["error"], c.Params["acr_values"], c.Params["claims"], transport.Unauthorized(resp))
+			fmt.Printf("%s %q %v %t\n", c.Scheme, c.Token68, c.Params, transport.Unauthorized(resp))
 		}
 	}
 	// Output:
-	// Bearer insufficient_user_authentication phishing-resistant  false
-	// Bearer insufficient_claims  eyJhY2Nlc3NfdG9rZW4iOnt9fQ== false
+	// Bearer "" map[acr_values:phishing-resistant error:insufficient_user_authentication max_age:60] false
+	// Bearer "" map[claims:eyJhY2Nlc3NfdG9rZW4iOnt9fQ== error:insufficient_claims realm:] false
+	// Negotiate "oRQwEqADCgEB" map[] true
 }
 
-// A server that answers 200 to an expired token, and tells in the body.
+// A server that answers 200 to an expired token, and reports it only in the body.
 func ExampleHasJSON() {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -176,7 +179,7 @@ func ExampleHasJSON() {
 	// {"ok":true} <nil>
 }
 
-// Before the first login, the server's challenge tells where to log in.
+// Before the first login, the server's challenge says where to log in.
 func ExampleAuth_anonymous() {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "" {

@@ -12,8 +12,8 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// Two processes on one machine share a refresh token. The second goes on with what
-// the first has saved, although its own configuration has the token of the login.
+// Two processes on one machine share a refresh token. The second goes on with the token
+// that the first has saved, although its configuration has the token of the login.
 func Example_twoProcesses() {
 	srv := tokentest.Start() // stands for your authorization server and your API
 	defer srv.Close()

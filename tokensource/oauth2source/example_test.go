@@ -79,7 +79,7 @@ func ExampleClientCredentials() {
 	// Output: 200 OK
 }
 
-// What came with the login is kept, if it is named.
+// The other members of the login's reply are kept if they are named.
 func ExampleToken() {
 	login := (&oauth2.Token{RefreshToken: "secret"}).WithExtra(map[string]any{"scope": "reports", "id_token": "eyJ"})
 

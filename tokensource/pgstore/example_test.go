@@ -13,8 +13,8 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// Many processes act for a user who logged in once. Each refresh token works
-// once, so one of them refreshes and the others read its token in Postgres.
+// Many processes act for a user who logged in once. Each refresh token works once, so
+// one process refreshes, and the others read the new token from Postgres.
 func Example() {
 	pool, err := pgxpool.New(context.Background(), "postgres://reports@pg-1.internal,pg-2.internal/reports?target_session_attrs=read-write")
 	if err != nil {
@@ -42,7 +42,7 @@ func Example() {
 	defer resp.Body.Close()
 }
 
-// A table with a name of your own, in a schema of its own.
+// A table with another name, in a schema of its own.
 func ExampleStore_table() {
 	pool, err := pgxpool.New(context.Background(), os.Getenv("DATABASE_URL"))
 	if err != nil {

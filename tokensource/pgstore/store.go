@@ -37,7 +37,8 @@
 //     restore.
 //
 // Connect to the primary. With many hosts in the connection string, set
-// target_session_attrs=read-write. A replica is an error.
+// target_session_attrs=read-write. A Store that is connected to a replica returns an
+// error.
 //
 // The values are the tokens themselves. Backups, replicas and, if parameters are
 // logged, the server's log contain them. Put [tokensource.Encrypted] over a Store, with

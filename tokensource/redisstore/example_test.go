@@ -14,8 +14,8 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// Many processes act for a user who logged in once. Each refresh token works
-// once, so one of them refreshes and the others read its token in Redis.
+// Many processes act for a user who logged in once. Each refresh token works once, so
+// one process refreshes, and the others read the new token from Redis.
 func Example() {
 	client := redis.NewClient(&redis.Options{Addr: "redis.internal:6379", Password: os.Getenv("REDIS_PASSWORD")})
 	defer client.Close()
@@ -67,8 +67,8 @@ func ExampleStore_cluster() {
 	_ = &redisstore.Store{Client: client, Replicas: 1, TTL: 90 * 24 * time.Hour}
 }
 
-// Redis and its backups need not see the tokens. The key comes from wherever
-// the program's secrets do.
+// Redis and its backups need not see the tokens. The key comes from the place of the
+// program's other secrets.
 func ExampleStore_encrypted() {
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"redis-1.internal:6379", "redis-2.internal:6379"}})
 	defer client.Close()

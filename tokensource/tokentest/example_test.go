@@ -16,7 +16,7 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// A refresh token works once. In a test, NewServer(t) spares the Close.
+// A refresh token works once. A test uses NewServer(t), and needs no Close.
 func Example() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -31,7 +31,7 @@ func Example() {
 	// Output: 200 400 1
 }
 
-// Handlers of the caller's own can trust the server's access tokens, too.
+// Your own handlers can trust the server's access tokens, too.
 func ExampleServer_Protect() {
 	srv := tokentest.Start()
 	defer srv.Close()

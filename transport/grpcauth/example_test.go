@@ -56,7 +56,7 @@ func Example() {
 }
 
 // A health check that gRPC makes by itself does not run through interceptors. With
-// WithPerRPCCredentials it carries a token, too.
+// WithPerRPCCredentials it carries a token, but a refused one is not made again.
 func ExampleAuth_GetRequestMetadata() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -86,7 +86,38 @@ func ExampleAuth_GetRequestMetadata() {
 	// Unauthenticated
 }
 
-// A call that needs a login says so.
+// A refused stream is made again from a recording of what it has sent, which MaxStream
+// bounds.
+func ExampleAuth_Stream() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	addr, stop := serve(srv)
+	defer stop()
+
+	cache := &tokensource.Cache{Source: &tokensource.ClientCredentials{
+		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
+	}}
+	auth := &grpcauth.Auth{Source: cache, AllowInsecure: true, MaxStream: 1 << 20}
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithChainStreamInterceptor(auth.Stream))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+
+	ctx := context.Background()
+	if err := cache.Set(ctx, &tokensource.Token{AccessToken: "revoked"}); err != nil {
+		log.Fatal(err)
+	}
+	watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := watch.Recv()
+	fmt.Println(resp.GetStatus(), err)
+	// Output: SERVING <nil>
+}
+
+// The error of a call says that a login is needed.
 func ExampleAuth_Unary() {
 	auth := &grpcauth.Auth{Source: &tokensource.Cache{Source: &tokensource.RefreshToken{}}} // no login yet
 	conn, err := grpc.NewClient("localhost:1",

@@ -95,8 +95,8 @@ func browse(ctx context.Context, state, at string) (code string, err error) {
 	return back.Query().Get("code"), nil
 }
 
-// The login is in a Store, so that the user need not log in again when the program starts
-// again. Programs use a filestore.Store or another one.
+// The login is in a Store, so that the user need not log in when the program starts again.
+// The memory stands for a filestore.Store.
 func ExampleAuth_stored() {
 	server := startServer()
 	defer server.Close()
@@ -112,6 +112,7 @@ func ExampleAuth_stored() {
 				tokens = &tokensource.Cache{Source: &tokensource.Stored{Source: source, Store: store, Key: "mcp"}}
 				return tokens
 			},
+			Base: http.DefaultTransport, // or layers of yours
 		}}
 		resp, err := client.Get(server.endpoint)
 		if err != nil {
