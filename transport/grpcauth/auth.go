@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/tokentripper/tokentripper/internal/guard"
+	"github.com/tokentripper/tokentripper/internal/replay"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
@@ -66,11 +67,17 @@ type Auth struct {
 	// MaxStream bounds the recording of the messages that one stream sends, in bytes:
 	// those of the encoding, and 64 for each message. Zero means 256 KiB. A negative
 	// value means that no message is recorded, and no stream made again after it has
-	// sent one. A stream that sends and receives nothing, such as a long upload, holds
-	// its recording until it has sent more than that.
-	MaxStream int
+	// sent one. A stream that receives nothing, such as a long upload, holds its
+	// recording until it has sent more than that.
+	MaxStream int64
 
-	asker guard.Asker[map[string]string]
+	// MaxMemory bounds the recordings of all streams together, in bytes, counted as for
+	// MaxStream. Zero means 64 MiB. A stream whose next message does not fit drops its
+	// recording, and is not made again.
+	MaxMemory int64
+
+	asker  guard.Asker[map[string]string]
+	budget replay.Budget
 }
 
 // Unary is a grpc.UnaryClientInterceptor.
@@ -100,7 +107,7 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 // message has arrived and the messages sent so far are recorded. While a refusal is not
 // known, SendMsg may return nil though the stream has ended; RecvMsg returns its error.
 //
-// A recording ends when it is larger than MaxStream, when a message arrives or Header
+// A recording ends when it passes MaxStream or MaxMemory, when a message arrives or Header
 // returns metadata, and when Context is called. Messages are recorded as copies, so a
 // buffer may be used again after SendMsg. A message that is not a proto.Message of
 // google.golang.org/protobuf, such as one of gogo/protobuf, is not recorded.

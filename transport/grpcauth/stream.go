@@ -1,6 +1,7 @@
 package grpcauth
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"sync"
@@ -24,7 +25,7 @@ type stream struct {
 	call    *call
 	current grpc.ClientStream
 	sent    []proto.Message
-	size    int
+	size    int64 // of sent, as taken from the budget
 	closed  bool
 	settled bool // the stream is not made again
 	ended   bool // current has, with err
@@ -41,6 +42,7 @@ func (l lock) free() { <-l }
 // Bounds of recordings.
 const (
 	defaultMaxStream = 256 << 10
+	defaultMaxMemory = 64 << 20
 	messageOverhead  = 64
 )
 
@@ -59,6 +61,9 @@ func (s *stream) finished(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended, s.err = true, err
+	if !s.call.refused(err) { // else renew ends the recording
+		s.forget()
+	}
 }
 
 // SendMsg sends a message. If the stream has ended before, SendMsg finds out whether it
@@ -162,13 +167,17 @@ func (s *stream) again(refusal error) error {
 // second opens a second stream after a refusal, and sends on it what was recorded.
 func (s *stream) second(refusal error) (*call, error) {
 	s.send.take() // the first stream has ended, so nothing is sent for long
+	sent, size, closed, replayable := s.recording()
+	done := func() {
+		s.call.auth.budget.Give(size)
+		s.send.free()
+	}
 	replays := false
 	defer func() {
 		if !replays {
-			s.send.free()
+			done()
 		}
 	}()
-	sent, closed, replayable := s.recording()
 	next, err := s.call.again(refusal, replayable)
 	if next == nil {
 		return nil, err
@@ -181,7 +190,7 @@ func (s *stream) second(refusal error) (*call, error) {
 	s.replace(next, current)
 	replays = true
 	go func() { // the server may want its messages received before it takes more
-		defer s.send.free()
+		defer done()
 		for _, m := range sent {
 			if current.SendMsg(m) != nil {
 				return // RecvMsg says why
@@ -202,31 +211,46 @@ func (s *stream) record(m any) (current grpc.ClientStream, recorded bool) {
 		return s.current, false
 	}
 	p, ok := m.(proto.Message)
-	if ok {
-		s.size += proto.Size(p) + messageOverhead
-	}
-	if !ok || s.size > s.call.auth.maxStream() {
-		s.settled, s.sent = true, nil
+	if !ok || !s.fits(int64(proto.Size(p)+messageOverhead)) {
+		s.forget()
 		return s.current, false
 	}
 	s.sent = append(s.sent, proto.Clone(p))
 	return s.current, true
 }
 
-// recording returns the recording, if it is whole, and ends it.
-func (s *stream) recording() (sent []proto.Message, closed, whole bool) {
+// fits reports whether the bounds allow n more bytes, and takes them; s.mu is held.
+func (s *stream) fits(n int64) bool {
+	a := s.call.auth
+	if s.size+n > cmp.Or(a.MaxStream, defaultMaxStream) {
+		return false
+	}
+	taken := a.budget.Take(n, cmp.Or(a.MaxMemory, defaultMaxMemory))
+	s.size += taken
+	return taken == n
+}
+
+// forget ends the recording; s.mu is held.
+func (s *stream) forget() {
+	s.call.auth.budget.Give(s.size)
+	s.sent, s.size, s.settled = nil, 0, true
+}
+
+// recording returns the recording, if it is whole, and ends it. Its size is the caller's
+// to give back.
+func (s *stream) recording() (sent []proto.Message, size int64, closed, whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sent, whole = s.sent, !s.settled
-	s.sent, s.settled = nil, true
-	return sent, s.closed, whole
+	sent, size, whole = s.sent, s.size, !s.settled
+	s.sent, s.size, s.settled = nil, 0, true
+	return sent, size, s.closed, whole
 }
 
 // settle ends the recording and returns the current stream.
 func (s *stream) settle() grpc.ClientStream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sent, s.settled = nil, true
+	s.forget()
 	return s.current
 }
 
@@ -257,12 +281,4 @@ func noEOF(err error) error {
 		return nil
 	}
 	return err
-}
-
-// maxStream returns the bound of a recording.
-func (a *Auth) maxStream() int {
-	if a.MaxStream == 0 {
-		return defaultMaxStream
-	}
-	return a.MaxStream
 }
