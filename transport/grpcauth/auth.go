@@ -49,8 +49,9 @@ import (
 // refused.
 //
 // Interceptors that are chained before those of Auth see one call, those that are chained
-// after see both. The option grpc.OnFinish is called once. After a call was made again,
-// grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
+// after see both, without the option grpc.OnFinish. Auth calls that once, even if there is
+// no token or an interceptor fails the call. After a call was made again, grpc.Header,
+// grpc.Trailer and grpc.Peer tell of the second.
 //
 // Auth is safe for concurrent use, also by several ClientConns. You must not change its
 // fields once it is in use.
@@ -83,23 +84,18 @@ type Auth struct {
 // Unary is a grpc.UnaryClientInterceptor.
 func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	c, err := a.begin(ctx, cc, method, opts)
-	if err != nil {
-		return err
-	}
-	if c == nil {
+	if c == nil && err == nil {
 		return invoker(context.WithValue(ctx, callKey{a}, method), method, req, reply, cc, opts...)
 	}
-	err = invoker(c, method, req, reply, cc, c.first(opts)...)
-	if !c.refused(err) {
-		c.judge(err)
-		return err
+	for c != nil {
+		err = invoker(c, method, req, reply, cc, c.options(opts)...)
+		if !c.refused(err) {
+			c.judge(err)
+			break
+		}
+		c, err = c.again(err, true)
 	}
-	next, err := c.again(err, true)
-	if next == nil {
-		return c.finish(opts, err)
-	}
-	err = invoker(next, method, req, reply, cc, next.options(opts)...)
-	next.judge(err)
+	finish(opts, err)
 	return err
 }
 
@@ -114,6 +110,7 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c, err := a.begin(ctx, cc, method, opts)
 	if err != nil {
+		finish(opts, err)
 		return nil, err
 	}
 	if c == nil {

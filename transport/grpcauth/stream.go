@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -15,6 +16,7 @@ import (
 type stream struct {
 	open func(*call, []grpc.CallOption) (grpc.ClientStream, error)
 	opts []grpc.CallOption
+	fate atomic.Int32
 
 	turn  lock  // held while a refusal is answered; guards final
 	final error // of a stream that was refused and is not made again
@@ -48,21 +50,43 @@ const (
 
 // start opens the stream of the call, and opens it once more if the call is refused.
 func (s *stream) start() error {
-	current, err := s.open(s.call, append(s.call.first(s.opts), grpc.OnFinish(s.finished)))
+	current, err := s.open(s.call, append(s.call.options(s.opts), grpc.OnFinish(s.finished)))
 	if s.call.refused(err) {
-		return s.again(err)
+		_, err = s.renew(nil, err)
+		return err
 	}
 	s.current = current
+	if err != nil {
+		s.finish(first, err)
+	}
 	return err
 }
 
 // finished is the OnFinish of the first stream.
 func (s *stream) finished(err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.ended, s.err = true, err
-	if !s.call.refused(err) { // else renew ends the recording
+	refused := s.call.refused(err) // then renew follows
+	if !refused {
 		s.forget()
+	}
+	s.mu.Unlock()
+	if !refused {
+		s.finish(first, err)
+	}
+}
+
+// Fates of a stream: whose end calls the caller's OnFinish.
+const (
+	first  = iota
+	second // because the first was refused
+	over   // it was called
+)
+
+// finish calls the caller's OnFinish if it waits for this end.
+func (s *stream) finish(of int32, err error) {
+	if s.fate.CompareAndSwap(of, over) {
+		finish(s.opts, err)
 	}
 }
 
@@ -147,25 +171,21 @@ func (s *stream) renew(old grpc.ClientStream, err error) (bool, error) {
 		return true, nil
 	case !call.refused(err):
 		return false, err
-	case s.final == nil && !call.decide(madeAgain):
-		s.final = err // such as a refusal that came after the call was cancelled
 	case s.final == nil:
-		s.final = s.again(err)
+		s.final = err // it stays if the stream is over, such as cancelled, or the Source panics
+		if s.fate.CompareAndSwap(first, second) {
+			s.final = s.again(err)
+		}
+		if s.final != nil {
+			s.finish(second, s.final)
+		}
 	}
 	return s.final == nil, s.final
 }
 
-// again makes a refused stream again, or returns the caller's error.
+// again opens a second stream after a refusal, and sends on it what was recorded. Else it
+// returns the caller's error.
 func (s *stream) again(refusal error) error {
-	next, err := s.second(refusal)
-	if next == nil {
-		return s.call.finish(s.opts, err)
-	}
-	return err
-}
-
-// second opens a second stream after a refusal, and sends on it what was recorded.
-func (s *stream) second(refusal error) (*call, error) {
 	s.send.take() // the first stream has ended, so nothing is sent for long
 	sent, size, closed, replayable := s.recording()
 	done := func() {
@@ -180,12 +200,15 @@ func (s *stream) second(refusal error) (*call, error) {
 	}()
 	next, err := s.call.again(refusal, replayable)
 	if next == nil {
-		return nil, err
+		return err
 	}
-	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(next.judge)))
+	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(func(err error) {
+		next.judge(err)
+		s.finish(second, err)
+	})))
 	if err != nil {
 		next.judge(err)
-		return next, err
+		return err
 	}
 	s.replace(next, current)
 	replays = true
@@ -200,7 +223,7 @@ func (s *stream) second(refusal error) (*call, error) {
 			current.CloseSend()
 		}
 	}()
-	return next, nil
+	return nil
 }
 
 // record records a message, and reports whether it and all before it are recorded.
