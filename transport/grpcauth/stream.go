@@ -212,18 +212,21 @@ func (s *stream) again(refusal error) error {
 	}
 	s.replace(next, current)
 	replays = true
-	go func() { // the server may want its messages received before it takes more
-		defer done()
-		for _, m := range sent {
-			if current.SendMsg(m) != nil {
-				return // RecvMsg says why
-			}
-		}
-		if closed {
-			current.CloseSend()
-		}
-	}()
+	go resend(current, sent, closed, done) // the server may want its messages received before it takes more
 	return nil
+}
+
+// resend sends what was recorded.
+func resend(current grpc.ClientStream, sent []proto.Message, closed bool, done func()) {
+	defer done()
+	for _, m := range sent {
+		if current.SendMsg(m) != nil {
+			return // RecvMsg says why
+		}
+	}
+	if closed {
+		current.CloseSend()
+	}
 }
 
 // record records a message, and reports whether it and all before it are recorded.
