@@ -33,10 +33,6 @@ import (
 // refresh can help, it calls Login, once for all requests that wait, and then sends each
 // of them once more. You must set Server and Login.
 //
-// A token endpoint that answers 404 or 410 ends no login, because it may come back: the
-// requests fail with an error that wraps a [*tokensource.EndpointError] with this status.
-// If it has moved, call Forget of the Cache. The next request finds the new one and logs in.
-//
 // Before the first login a request goes without a token. So a server that needs no
 // login gets none, and the challenge of any other server says where to log in, by the
 // rules of MCP's authorization: protected resource metadata (RFC 9728), then metadata of
@@ -55,6 +51,11 @@ import (
 // one begins at the earliest 2 s later, and after more failures up to 2 minutes later.
 // Until then, requests fail with the error of the last one. A DELETE, with which the SDK
 // ends a session, begins no login.
+//
+// A token endpoint that answers 404 or 410 ends no login, because it may come back: the
+// requests fail with an error that wraps a [*tokensource.EndpointError] with this status.
+// If it has moved, call Forget of the Cache that the field Cache has returned. The next
+// request finds the new endpoint and logs in.
 //
 // Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {
