@@ -8,8 +8,8 @@ type Budget struct{ used atomic.Int64 }
 // Used returns the number of bytes in use.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// take takes n bytes, or as many as are left up to limit, and returns how many.
-func (b *Budget) take(n, limit int64) int64 {
+// Take takes n bytes, or as many as are left up to limit, and returns how many.
+func (b *Budget) Take(n, limit int64) int64 {
 	for {
 		used := b.used.Load()
 		n := max(0, min(n, limit-used))
@@ -19,4 +19,5 @@ func (b *Budget) take(n, limit int64) int64 {
 	}
 }
 
-func (b *Budget) give(n int64) { b.used.Add(-n) }
+// Give returns n bytes.
+func (b *Budget) Give(n int64) { b.used.Add(-n) }

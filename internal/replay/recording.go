@@ -111,7 +111,7 @@ func (b *recording) tail(n int64) *chunk {
 		return nil
 	}
 	n = min(b.grown(b.length-b.size, n), b.limits.Body-b.taken)
-	if n = b.budget.take(n, b.limits.Total); n == 0 {
+	if n = b.budget.Take(n, b.limits.Total); n == 0 {
 		return nil
 	}
 	return b.add(n, n)
@@ -120,7 +120,7 @@ func (b *recording) tail(n int64) *chunk {
 // fit shrinks the last chunk if WriteTo has read into it. b.mu is held.
 func (b *recording) fit(lent *chunk) {
 	if lent != nil && lent == b.last() && b.length <= 0 {
-		b.budget.give(b.shrink())
+		b.budget.Give(b.shrink())
 	}
 }
 
@@ -146,7 +146,7 @@ func (b *recording) trim() {
 		b.dropped = true
 	}
 	freed := b.release(n)
-	b.budget.give(freed)
+	b.budget.Give(freed)
 	if b.loan != nil {
 		b.loan.bytes.Add(-freed)
 	}
@@ -159,7 +159,7 @@ type loan struct {
 	bytes  atomic.Int64
 }
 
-func (l *loan) giveBack() { l.budget.give(l.bytes.Load()) }
+func (l *loan) giveBack() { l.budget.Give(l.bytes.Load()) }
 
 // lendOn notes that the owners have returned; b.mu is held.
 func (b *recording) lendOn() {

@@ -64,6 +64,55 @@ func Example() {
 	// span: token refresh
 }
 
+// A service that calls an API for many tenants, each with a token of its own. The tenant
+// is in the context.
+func ExampleKeyed() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	spans := tracetest.NewInMemoryExporter()
+	tracers := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+
+	type tenantKey struct{}
+	source := oteltoken.Keyed(&oteltoken.Recorder{TracerProvider: tracers}, &tokensource.Keyed[string]{
+		Key: func(ctx context.Context) (string, error) {
+			tenant, _ := ctx.Value(tenantKey{}).(string)
+			return tenant, nil
+		},
+		New: func(tenant string) *tokensource.Cache {
+			return &tokensource.Cache{Source: &tokensource.ClientCredentials{
+				Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
+				Scopes:   []string{tenant},
+			}}
+		},
+	})
+	client := &http.Client{Transport: &transport.Auth{Source: source}}
+
+	for _, tenant := range []string{"red", "blue", "red"} {
+		ctx, span := tracers.Tracer("service").Start(context.WithValue(context.Background(), tenantKey{}, tenant), tenant)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.APIURL(), nil)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+		span.End()
+	}
+	for _, span := range spans.GetSpans() {
+		fmt.Println("span:", span.Name, "with links:", len(span.Links))
+	}
+	// Output:
+	// span: token refresh with links: 1
+	// span: red with links: 1
+	// span: token refresh with links: 1
+	// span: blue with links: 1
+	// span: red with links: 0
+}
+
 // sums returns the values of tokentripper.requests, sorted.
 func sums(reader sdkmetric.Reader) (lines []string) {
 	var all metricdata.ResourceMetrics

@@ -33,8 +33,7 @@ type Source struct {
 // A panic of OpenTelemetry while it records a refresh, such as that of a span processor,
 // goes to its error handler.
 //
-// In the New of a [tokensource.Keyed], call Source and return the Cache. Then the spans
-// of requests get no links.
+// For the Caches of a [tokensource.Keyed], use [Keyed].
 func (r *Recorder) Source(cache *tokensource.Cache) *Source {
 	r.ready()
 	s := &Source{Cache: cache}
@@ -70,20 +69,38 @@ type (
 // Token returns what the Cache's Token returns. It allocates nothing unless the caller
 // waited.
 func (s *Source) Token(ctx context.Context, old *tokensource.Token) (*tokensource.Token, error) {
-	span := trace.SpanFromContext(ctx)
-	if !span.IsRecording() || ctx.Err() != nil { // or it will not wait
+	if !records(ctx) {
 		return s.Cache.Token(ctx, old)
 	}
-	before := s.ended.Load()
-	token, err := s.Cache.Token(ctx, old)
-	refresh := s.ended.Load()
+	return linked(ctx, s.Cache.Token, old, func() *Source { return s })
+}
+
+// records reports whether ctx has a span that may get a link.
+func records(ctx context.Context) bool {
+	return trace.SpanFromContext(ctx).IsRecording() && ctx.Err() == nil // or it will not wait
+}
+
+// linked asks for a token. It links the span of ctx to the refresh of the source that it
+// waited for. The source may be made meanwhile.
+func linked(ctx context.Context, ask tokensource.Func, old *tokensource.Token, source func() *Source) (*tokensource.Token, error) {
+	before, _ := source().refreshes()
+	token, err := ask(ctx, old)
+	refresh, begun := source().refreshes()
 	if err != nil {
-		refresh = s.begun.Load() // it may go on, without the caller
+		refresh = begun // it may go on, without the caller
 	}
-	if refresh != before {
-		span.AddLink(trace.Link{SpanContext: *refresh})
+	if refresh != nil && refresh != before {
+		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: *refresh})
 	}
 	return token, err
+}
+
+// refreshes returns the last refresh that ended, and the last that began. Nil means none.
+func (s *Source) refreshes() (ended, begun *trace.SpanContext) {
+	if s == nil {
+		return nil, nil
+	}
+	return s.ended.Load(), s.begun.Load()
 }
 
 // A traced source has a span for each call.

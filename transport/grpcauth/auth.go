@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/tokentripper/tokentripper/internal/guard"
+	"github.com/tokentripper/tokentripper/internal/replay"
 	"github.com/tokentripper/tokentripper/tokensource"
 )
 
@@ -48,8 +49,9 @@ import (
 // refused.
 //
 // Interceptors that are chained before those of Auth see one call, those that are chained
-// after see both. The option grpc.OnFinish is called once. After a call was made again,
-// grpc.Header, grpc.Trailer and grpc.Peer tell of the second.
+// after see both, without the option grpc.OnFinish. Auth calls that once, even if there is
+// no token or an interceptor fails the call. After a call was made again, grpc.Header,
+// grpc.Trailer and grpc.Peer tell of the second.
 //
 // Auth is safe for concurrent use, also by several ClientConns. You must not change its
 // fields once it is in use.
@@ -66,33 +68,34 @@ type Auth struct {
 	// MaxStream bounds the recording of the messages that one stream sends, in bytes:
 	// those of the encoding, and 64 for each message. Zero means 256 KiB. A negative
 	// value means that no message is recorded, and no stream made again after it has
-	// sent one. A stream that sends and receives nothing, such as a long upload, holds
-	// its recording until it has sent more than that.
-	MaxStream int
+	// sent one. A stream that receives nothing, such as a long upload, holds its
+	// recording until it has sent more than that.
+	MaxStream int64
 
-	asker guard.Asker[map[string]string]
+	// MaxMemory bounds the recordings of all streams together, in bytes, counted as for
+	// MaxStream. Zero means 64 MiB. A stream whose next message does not fit drops its
+	// recording, and is not made again.
+	MaxMemory int64
+
+	asker  guard.Asker[map[string]string]
+	budget replay.Budget
 }
 
 // Unary is a grpc.UnaryClientInterceptor.
 func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	c, err := a.begin(ctx, cc, method, opts)
-	if err != nil {
-		return err
-	}
-	if c == nil {
+	if c == nil && err == nil {
 		return invoker(context.WithValue(ctx, callKey{a}, method), method, req, reply, cc, opts...)
 	}
-	err = invoker(c, method, req, reply, cc, c.first(opts)...)
-	if !c.refused(err) {
-		c.judge(err)
-		return err
+	for c != nil {
+		err = invoker(c, method, req, reply, cc, c.options(opts)...)
+		if !c.refused(err) {
+			c.judge(err)
+			break
+		}
+		c, err = c.again(err, true)
 	}
-	next, err := c.again(err, true)
-	if next == nil {
-		return c.finish(opts, err)
-	}
-	err = invoker(next, method, req, reply, cc, next.options(opts)...)
-	next.judge(err)
+	finish(opts, err)
 	return err
 }
 
@@ -100,13 +103,14 @@ func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grp
 // message has arrived and the messages sent so far are recorded. While a refusal is not
 // known, SendMsg may return nil though the stream has ended; RecvMsg returns its error.
 //
-// A recording ends when it is larger than MaxStream, when a message arrives or Header
+// A recording ends when it passes MaxStream or MaxMemory, when a message arrives or Header
 // returns metadata, and when Context is called. Messages are recorded as copies, so a
 // buffer may be used again after SendMsg. A message that is not a proto.Message of
 // google.golang.org/protobuf, such as one of gogo/protobuf, is not recorded.
 func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c, err := a.begin(ctx, cc, method, opts)
 	if err != nil {
+		finish(opts, err)
 		return nil, err
 	}
 	if c == nil {

@@ -29,7 +29,6 @@ type call struct {
 	second  bool                                                 // it follows a refusal
 	caused  bool                                                 // which caused the token
 	judged  atomic.Bool
-	fate    atomic.Int32 // over or madeAgain; zero: neither yet
 	room    [4]grpc.CallOption
 }
 
@@ -72,45 +71,25 @@ func (c *call) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]
 // RequireTransportSecurity returns false if AllowInsecure is set.
 func (c *call) RequireTransportSecurity() bool { return c.auth.RequireTransportSecurity() }
 
-// options returns the caller's options and the call.
+// options returns the call and the caller's options except OnFinish, which waits for the
+// end of the last call.
 func (c *call) options(opts []grpc.CallOption) []grpc.CallOption {
-	return append(append(c.room[:0], opts...), c)
-}
-
-// first returns the options of a call that may be made again: then OnFinish waits.
-func (c *call) first(opts []grpc.CallOption) []grpc.CallOption {
-	all := c.options(opts)
-	for i, o := range all {
-		if o, ok := o.(grpc.OnFinishCallOption); ok {
-			all[i] = grpc.OnFinish(func(err error) {
-				if !c.refused(err) && c.decide(over) {
-					o.OnFinish(err)
-				}
-			})
+	all := c.room[:0]
+	for _, o := range opts {
+		if _, ok := o.(grpc.OnFinishCallOption); !ok {
+			all = append(all, o)
 		}
 	}
-	return all
+	return append(all, c)
 }
 
-// Fates of a stream's first call, which may be refused and cancelled at once.
-const (
-	over      = 1 + iota // OnFinish was called
-	madeAgain            // it waits for the second call
-)
-
-// decide reports whether the call has this fate: that of the first who asks.
-func (c *call) decide(fate int32) bool {
-	return c.fate.CompareAndSwap(0, fate) || c.fate.Load() == fate
-}
-
-// finish calls OnFinish for a refused call that is not made again.
-func (c *call) finish(opts []grpc.CallOption, err error) error {
+// finish calls OnFinish.
+func finish(opts []grpc.CallOption, err error) {
 	for _, o := range opts {
 		if o, ok := o.(grpc.OnFinishCallOption); ok {
 			o.OnFinish(err)
 		}
 	}
-	return err
 }
 
 // refused reports whether the call may be made again, because the server refused the

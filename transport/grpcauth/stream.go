@@ -1,9 +1,11 @@
 package grpcauth
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -14,6 +16,7 @@ import (
 type stream struct {
 	open func(*call, []grpc.CallOption) (grpc.ClientStream, error)
 	opts []grpc.CallOption
+	fate atomic.Int32
 
 	turn  lock  // held while a refusal is answered; guards final
 	final error // of a stream that was refused and is not made again
@@ -24,7 +27,7 @@ type stream struct {
 	call    *call
 	current grpc.ClientStream
 	sent    []proto.Message
-	size    int
+	size    int64 // of sent, as taken from the budget
 	closed  bool
 	settled bool // the stream is not made again
 	ended   bool // current has, with err
@@ -41,24 +44,50 @@ func (l lock) free() { <-l }
 // Bounds of recordings.
 const (
 	defaultMaxStream = 256 << 10
+	defaultMaxMemory = 64 << 20
 	messageOverhead  = 64
 )
 
 // start opens the stream of the call, and opens it once more if the call is refused.
 func (s *stream) start() error {
-	current, err := s.open(s.call, append(s.call.first(s.opts), grpc.OnFinish(s.finished)))
+	current, err := s.open(s.call, append(s.call.options(s.opts), grpc.OnFinish(s.finished)))
 	if s.call.refused(err) {
-		return s.again(err)
+		_, err = s.renew(nil, err)
+		return err
 	}
 	s.current = current
+	if err != nil {
+		s.finish(first, err)
+	}
 	return err
 }
 
 // finished is the OnFinish of the first stream.
 func (s *stream) finished(err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.ended, s.err = true, err
+	refused := s.call.refused(err) // then renew follows
+	if !refused {
+		s.forget()
+	}
+	s.mu.Unlock()
+	if !refused {
+		s.finish(first, err)
+	}
+}
+
+// Fates of a stream: whose end calls the caller's OnFinish.
+const (
+	first  = iota
+	second // because the first was refused
+	over   // it was called
+)
+
+// finish calls the caller's OnFinish if it waits for this end.
+func (s *stream) finish(of int32, err error) {
+	if s.fate.CompareAndSwap(of, over) {
+		finish(s.opts, err)
+	}
 }
 
 // SendMsg sends a message. If the stream has ended before, SendMsg finds out whether it
@@ -142,56 +171,62 @@ func (s *stream) renew(old grpc.ClientStream, err error) (bool, error) {
 		return true, nil
 	case !call.refused(err):
 		return false, err
-	case s.final == nil && !call.decide(madeAgain):
-		s.final = err // such as a refusal that came after the call was cancelled
 	case s.final == nil:
-		s.final = s.again(err)
+		s.final = err // it stays if the stream is over, such as cancelled, or the Source panics
+		if s.fate.CompareAndSwap(first, second) {
+			s.final = s.again(err)
+		}
+		if s.final != nil {
+			s.finish(second, s.final)
+		}
 	}
 	return s.final == nil, s.final
 }
 
-// again makes a refused stream again, or returns the caller's error.
+// again opens a second stream after a refusal, and sends on it what was recorded. Else it
+// returns the caller's error.
 func (s *stream) again(refusal error) error {
-	next, err := s.second(refusal)
-	if next == nil {
-		return s.call.finish(s.opts, err)
-	}
-	return err
-}
-
-// second opens a second stream after a refusal, and sends on it what was recorded.
-func (s *stream) second(refusal error) (*call, error) {
 	s.send.take() // the first stream has ended, so nothing is sent for long
+	sent, size, closed, replayable := s.recording()
+	done := func() {
+		s.call.auth.budget.Give(size)
+		s.send.free()
+	}
 	replays := false
 	defer func() {
 		if !replays {
-			s.send.free()
+			done()
 		}
 	}()
-	sent, closed, replayable := s.recording()
 	next, err := s.call.again(refusal, replayable)
 	if next == nil {
-		return nil, err
+		return err
 	}
-	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(next.judge)))
+	current, err := s.open(next, append(next.options(s.opts), grpc.OnFinish(func(err error) {
+		next.judge(err)
+		s.finish(second, err)
+	})))
 	if err != nil {
 		next.judge(err)
-		return next, err
+		return err
 	}
 	s.replace(next, current)
 	replays = true
-	go func() { // the server may want its messages received before it takes more
-		defer s.send.free()
-		for _, m := range sent {
-			if current.SendMsg(m) != nil {
-				return // RecvMsg says why
-			}
+	go resend(current, sent, closed, done) // the server may want its messages received before it takes more
+	return nil
+}
+
+// resend sends what was recorded.
+func resend(current grpc.ClientStream, sent []proto.Message, closed bool, done func()) {
+	defer done()
+	for _, m := range sent {
+		if current.SendMsg(m) != nil {
+			return // RecvMsg says why
 		}
-		if closed {
-			current.CloseSend()
-		}
-	}()
-	return next, nil
+	}
+	if closed {
+		current.CloseSend()
+	}
 }
 
 // record records a message, and reports whether it and all before it are recorded.
@@ -202,31 +237,46 @@ func (s *stream) record(m any) (current grpc.ClientStream, recorded bool) {
 		return s.current, false
 	}
 	p, ok := m.(proto.Message)
-	if ok {
-		s.size += proto.Size(p) + messageOverhead
-	}
-	if !ok || s.size > s.call.auth.maxStream() {
-		s.settled, s.sent = true, nil
+	if !ok || !s.fits(int64(proto.Size(p)+messageOverhead)) {
+		s.forget()
 		return s.current, false
 	}
 	s.sent = append(s.sent, proto.Clone(p))
 	return s.current, true
 }
 
-// recording returns the recording, if it is whole, and ends it.
-func (s *stream) recording() (sent []proto.Message, closed, whole bool) {
+// fits reports whether the bounds allow n more bytes, and takes them; s.mu is held.
+func (s *stream) fits(n int64) bool {
+	a := s.call.auth
+	if s.size+n > cmp.Or(a.MaxStream, defaultMaxStream) {
+		return false
+	}
+	taken := a.budget.Take(n, cmp.Or(a.MaxMemory, defaultMaxMemory))
+	s.size += taken
+	return taken == n
+}
+
+// forget ends the recording; s.mu is held.
+func (s *stream) forget() {
+	s.call.auth.budget.Give(s.size)
+	s.sent, s.size, s.settled = nil, 0, true
+}
+
+// recording returns the recording, if it is whole, and ends it. Its size is the caller's
+// to give back.
+func (s *stream) recording() (sent []proto.Message, size int64, closed, whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sent, whole = s.sent, !s.settled
-	s.sent, s.settled = nil, true
-	return sent, s.closed, whole
+	sent, size, whole = s.sent, s.size, !s.settled
+	s.sent, s.size, s.settled = nil, 0, true
+	return sent, size, s.closed, whole
 }
 
 // settle ends the recording and returns the current stream.
 func (s *stream) settle() grpc.ClientStream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sent, s.settled = nil, true
+	s.forget()
 	return s.current
 }
 
@@ -257,12 +307,4 @@ func noEOF(err error) error {
 		return nil
 	}
 	return err
-}
-
-// maxStream returns the bound of a recording.
-func (a *Auth) maxStream() int {
-	if a.MaxStream == 0 {
-		return defaultMaxStream
-	}
-	return a.MaxStream
 }

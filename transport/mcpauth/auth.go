@@ -52,11 +52,16 @@ import (
 // Until then, requests fail with the error of the last one. A DELETE, with which the SDK
 // ends a session, begins no login.
 //
+// A token endpoint that answers 404 or 410 ends no login, because it may come back: the
+// requests fail with an error that wraps a [*tokensource.EndpointError] with this status.
+// If it has moved, call Forget of the Cache that the field Cache has returned. The next
+// request finds the new endpoint and logs in.
+//
 // Auth is safe for concurrent use. You must not change its fields once it is in use.
 type Auth struct {
 	// Server is the URL of the MCP server, spelled as its metadata spell it. Its scheme
-	// must be https, unless the host is loopback. Only requests to its origin carry
-	// tokens.
+	// must be https, unless the host is loopback or AllowHTTP is set. Only requests to its
+	// origin carry tokens.
 	Server string
 
 	// Login logs in at the authorization server that was found, and returns the first
@@ -88,6 +93,16 @@ type Auth struct {
 	// Base sends the requests, as [transport.Auth.Base] does. Nil means
 	// http.DefaultTransport.
 	Base http.RoundTripper
+
+	// AllowHTTP allows unencrypted requests to carry tokens, as [transport.Auth.AllowHTTP]
+	// does. The SDK reads metadata only by https or from a loopback address, so a Server
+	// whose scheme is http must name an https URL of its metadata in the challenge.
+	AllowHTTP bool
+
+	// Refused reports whether a response refuses the token, as [transport.Auth.Refused]
+	// does, for servers that say so otherwise than by 401. A request without a token needs
+	// a login only if the answer is 401. Nil means [transport.Unauthorized].
+	Refused func(*http.Response) bool
 
 	made   sync.Once
 	auth   *transport.Auth
@@ -152,7 +167,8 @@ func (a *Auth) prepare() {
 		cache = a.Cache(source)
 	}
 	a.tokens = &tokens{Cache: cache, server: a.Server}
-	a.auth = &transport.Auth{Source: a.tokens, Base: a.Base, Origins: []string{a.origin()}, Anonymous: a.anonymous}
+	a.auth = &transport.Auth{Source: a.tokens, Base: a.Base, Origins: []string{a.origin()}, AllowHTTP: a.AllowHTTP,
+		Refused: a.refused, Anonymous: a.anonymous}
 }
 
 // origin returns the origin of the server, or nothing if Server has none: then all
@@ -172,6 +188,17 @@ func (a *Auth) anonymous(req *http.Request, _ bool) bool {
 	sent := sentBy(req.Context())
 	sent.anonymous = a.current == nil && a.last == nil
 	return sent.anonymous
+}
+
+// refused reports whether a response refuses the token.
+func (a *Auth) refused(resp *http.Response) bool {
+	refuses := a.Refused
+	if refuses == nil {
+		refuses = transport.Unauthorized
+	}
+	sent := sentBy(resp.Request.Context())
+	sent.refused = refuses(resp)
+	return sent.refused
 }
 
 // send sends the request, and makes an error of a refusal. The error wraps
@@ -201,7 +228,7 @@ func (a *Auth) send(req *http.Request, body io.ReadCloser) (*http.Response, *sen
 
 // refusal returns the error that a response stands for, or nil.
 func (a *Auth) refusal(req *http.Request, resp *http.Response, sent *sent) error {
-	unauthorized := resp.StatusCode == http.StatusUnauthorized
+	unauthorized := resp.StatusCode == http.StatusUnauthorized || sent.refused
 	scopes, stepUp := insufficient(sent.challenges)
 	stepUp = stepUp && sent.carries() && (unauthorized || resp.StatusCode == http.StatusForbidden)
 	switch {

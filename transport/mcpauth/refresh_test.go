@@ -2,11 +2,14 @@ package mcpauth_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport/mcpauth"
@@ -124,5 +127,63 @@ func TestAForgottenClientThatWasRegisteredLogsInAgain(t *testing.T) {
 		if n := w.logins.Load(); n != want || (err == nil) != (want == 2) {
 			t.Errorf("client %q: got %v after %d logins, want %d", id, err, n, want)
 		}
+	}
+}
+
+// It comes back an hour later.
+func TestATokenEndpointThatIsGoneEndsNoLogin(t *testing.T) {
+	for _, status := range []int{404, 410} {
+		synctest.Test(t, func(t *testing.T) {
+			w, tokens := newWorld(), (*tokensource.Cache)(nil)
+			var gone atomic.Bool
+			w.HandleFunc("POST id.example/token", func(rw http.ResponseWriter, r *http.Request) {
+				if gone.Load() {
+					rw.WriteHeader(status)
+					return
+				}
+				w.exchange(rw, r)
+			})
+			a := w.auth()
+			a.Cache = func(source tokensource.Source) *tokensource.Cache {
+				tokens = &tokensource.Cache{Source: source}
+				return tokens
+			}
+			if err := do(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour) // the token expires
+			gone.Store(true)
+			err := do(t.Context(), a)
+			if e, ok := errors.AsType[*tokensource.EndpointError](err); !ok || e.StatusCode != status || errors.Is(err, tokensource.ErrReauthenticate) {
+				t.Errorf("got %v, want an EndpointError with the status %d", err, status)
+			}
+			time.Sleep(time.Hour)
+			gone.Store(false)
+			if err := do(t.Context(), a); err != nil || w.logins.Load() != 1 {
+				t.Errorf("when it is back: got %v after %d logins, want no error and 1 login", err, w.logins.Load())
+			}
+		})
+	}
+}
+
+func TestForgetFindsATokenEndpointThatHasMoved(t *testing.T) {
+	w, tokens := newWorld(), (*tokensource.Cache)(nil)
+	a := w.auth()
+	a.Cache = func(source tokensource.Source) *tokensource.Cache {
+		tokens = &tokensource.Cache{Source: source}
+		return tokens
+	}
+	if err := do(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	w.HandleFunc("POST id.example/token", http.NotFound)
+	w.HandleFunc("id.example/moved", w.exchange)
+	w.json("GET id.example/.well-known/oauth-authorization-server", `{"issuer": "`+issuerURL+`", "token_endpoint": "`+issuerURL+`/moved",
+		"code_challenge_methods_supported": ["S256"]}`)
+	if err := tokens.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := do(t.Context(), a); err != nil || w.logins.Load() != 2 {
+		t.Errorf("got %v after %d logins, want no error and 2 logins", err, w.logins.Load())
 	}
 }

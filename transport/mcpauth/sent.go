@@ -15,6 +15,7 @@ import (
 type sent struct {
 	anonymous  bool                  // without a token, though to the server
 	tokens     []string              // that it carried, one after the other
+	refused    bool                  // the last of them
 	challenges []transport.Challenge // of the answer, without the tokens
 }
 
