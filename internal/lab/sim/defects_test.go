@@ -163,8 +163,8 @@ var defects = []defect{
 		`		a.body.owners++
 `, ``}},
 	{"the body is closed twice", "internal/replay/recording.go", []string{
-		`	if !b.closing() {
-`, `	if !b.closing() && b.src == nil {
+		`	if b.closed.Swap(true) {
+`, `	if b.closed.Swap(true) && b.src == nil {
 `}},
 	{"a released body is not closed", "internal/replay/body.go", []string{
 		`	if closeNow {
