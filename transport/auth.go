@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,6 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.Done()
 	resp, refused, err := a.send(req, replay.Next{Body: body.First(req), Trailer: req.Trailer}, bearer)
 	if !refused {
-		body.Release()
 		return resp, err
 	}
 	return a.again(req, resp, body, bearer)
@@ -147,7 +147,6 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		if caused {
 			a.asker.Untried(next.Token)
 		}
-		body.Release()
 		return resp, nil
 	}
 	second, err := body.Next(req)
@@ -266,22 +265,10 @@ func (a *Auth) WrappedRoundTripper() http.RoundTripper { return a.base() }
 // reads nothing that changes concurrently.
 func (a *Auth) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%T over %T", a.Source, a.base()) }
 
-func (a *Auth) base() http.RoundTripper {
-	if a.Base != nil {
-		return a.Base
-	}
-	return http.DefaultTransport
-}
+func (a *Auth) base() http.RoundTripper { return cmp.Or(a.Base, http.DefaultTransport) }
 
 func (a *Auth) limits() replay.Limits {
-	l := replay.Limits{Body: a.MaxBody, Total: a.MaxMemory}
-	if l.Body == 0 {
-		l.Body = defaultMaxBody
-	}
-	if l.Total == 0 {
-		l.Total = defaultMaxMemory
-	}
-	return l
+	return replay.Limits{Body: cmp.Or(a.MaxBody, defaultMaxBody), Total: cmp.Or(a.MaxMemory, defaultMaxMemory)}
 }
 
 // Bounds of recordings.
