@@ -160,8 +160,8 @@ func (b *Body) Close() {
 	b.closeSourceSoon()
 }
 
-// Done ends this owner's use of the Body, and releases it if that is undecided. Attempts
-// may go on.
+// Done ends this owner's use of the Body. Attempts may go on. If nothing was decided
+// about the Body, Done releases it.
 func (b *Body) Done() {
 	if b == nil {
 		return
