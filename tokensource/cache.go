@@ -126,21 +126,6 @@ func (c *Cache) Token(ctx context.Context, old *Token) (*Token, error) {
 	if token := c.atOnce(old); token != nil {
 		return token, nil
 	}
-	return c.get(ctx, old)
-}
-
-// atOnce returns what Token may return without a lock and without ctx, or nil.
-func (c *Cache) atOnce(old *Token) *Token {
-	if l := c.ready.Load(); l != nil && !l.token.same(old) {
-		if now := time.Now(); !lapsed(now, l.until) && !lapsed(now, l.early) {
-			return l.token
-		}
-	}
-	return nil
-}
-
-// get looks until it has a token or an error.
-func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -151,6 +136,16 @@ func (c *Cache) get(ctx context.Context, old *Token) (*Token, error) {
 		}
 		w.pass(ctx)
 	}
+}
+
+// atOnce returns what Token may return without a lock and without ctx, or nil.
+func (c *Cache) atOnce(old *Token) *Token {
+	if l := c.ready.Load(); l != nil && !l.token.same(old) {
+		if now := time.Now(); !lapsed(now, l.until) && !lapsed(now, l.early) {
+			return l.token
+		}
+	}
+	return nil
 }
 
 // Peek returns the current token if it differs from old, and is good or the Source's
@@ -228,7 +223,7 @@ func (c *Cache) watch(ctx context.Context, now time.Time) {
 	go func() {
 		if c.watching.TryLock() {
 			defer c.watching.Unlock()
-			if guarded(func() error { return s.Look(withoutTrace(context.WithoutCancel(ctx))) }) != nil {
+			if guarded(theSource, func() error { return s.Look(withoutTrace(context.WithoutCancel(ctx))) }) != nil {
 				c.watchSoon()
 			}
 		}

@@ -1,13 +1,13 @@
 package tokensource
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log"
 	"net/http/httptrace"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/clock"
@@ -62,7 +62,6 @@ type call struct {
 
 	token *Token
 	err   error
-	login bool // err reports that a login is needed
 }
 
 // longestHold is how long callers with a good token wait for a newer one after another
@@ -99,9 +98,7 @@ func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
 	defer cancel()
 	for c.told(ctx) {
 		returned := c.calls.DoChan("", func() (any, error) {
-			var call sync.WaitGroup
-			call.Go(func() { c.ask(ctx, f) }) // singleflight's goroutine must not end by runtime.Goexit
-			call.Wait()
+			c.ask(ctx, f)
 			return nil, nil
 		})
 		select {
@@ -118,28 +115,26 @@ func (c *Cache) fly(ctx context.Context, cancel context.CancelFunc, f *flight) {
 	}
 }
 
-// ask calls the Source, in a goroutine that the Source may end or block.
+// ask calls the Source, which may never return.
 func (c *Cache) ask(ctx context.Context, f *flight) {
 	k := c.begin(f)
 	if k == nil {
 		return
 	}
-	defer c.returned(k)
-	k.err = errors.New("tokensource: the source called runtime.Goexit")
-	if c.Source == nil {
-		k.err = errNoSource
-		return
-	}
-	k.err = guarded(func() error {
-		token, err := c.Source.Token(ctx, k.old)
-		k.token = token
+	k.err = alone(theSource, func() (err error) {
+		if c.Source == nil {
+			return errNoSource
+		}
+		k.token, err = c.Source.Token(ctx, k.old)
 		return err
 	})
 	if k.err == nil {
 		k.err = k.token.check()
 	}
-	k.login = needsLogin(k.err)
+	c.returned(k)
 }
+
+const theSource = "tokensource: the source" // in errors
 
 var errNoSource = errors.New("tokensource: Cache.Source is nil")
 
@@ -164,7 +159,7 @@ func (c *Cache) returned(k *call) {
 	defer c.mu.Unlock()
 	c.call = nil
 	late := c.flight != k.flight
-	if k.void || k.err != nil && late && !k.login {
+	if k.void || k.err != nil && late && !needsLogin(k.err) {
 		return
 	}
 	c.settle(k)
@@ -217,9 +212,4 @@ func (u untraced) Value(key any) any {
 	return v
 }
 
-func (c *Cache) timeout() time.Duration {
-	if c.Timeout > 0 {
-		return c.Timeout
-	}
-	return 30 * time.Second
-}
+func (c *Cache) timeout() time.Duration { return cmp.Or(max(0, c.Timeout), 30*time.Second) }

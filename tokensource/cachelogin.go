@@ -3,7 +3,6 @@ package tokensource
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -46,7 +45,7 @@ func (c *Cache) Set(ctx context.Context, token *Token) error {
 // its error. From then on Token asks such a Source again, because the next login may
 // take place in another process.
 func (c *Cache) Forget(ctx context.Context) error {
-	t := c.logIn(lease{}, endedRow(ErrReauthenticate))
+	t := c.logIn(lease{}, &row{err: ErrReauthenticate, ended: true})
 	var say func(context.Context) error
 	s, ok := c.Source.(forgetter)
 	if ok {
@@ -192,7 +191,7 @@ func (t *telling) tell(ctx context.Context, say func(context.Context) error) err
 	return t.inTurn(ctx, func() error {
 		defer close(t.over)
 		if say != nil {
-			t.err = guarded(func() error { return say(ctx) })
+			t.err = guarded(theSource, func() error { return say(ctx) })
 		}
 		return t.err
 	})
@@ -232,16 +231,6 @@ func (t *telling) inTurn(ctx context.Context, say func() error) error {
 		go func() { <-t.before; say() }()
 		return ctx.Err()
 	}
-}
-
-// guarded calls the Source, possibly in a goroutine where no caller can recover.
-func guarded(call func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("tokensource: the source panicked: %v", r)
-		}
-	}()
-	return sound(call())
 }
 
 // told waits until the Source has received all calls. It returns false if ctx has

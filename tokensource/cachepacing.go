@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -46,9 +47,6 @@ func (c *Cache) setRow(r *row) {
 	}
 	c.row = r
 }
-
-// endedRow leaves the Source alone until a login.
-func endedRow(err error) *row { return &row{err: err, ended: true} }
 
 // rest leaves the Source alone after a refresh that began at began. It failed with err,
 // or brought nothing new if err is nil; c.mu is held.
@@ -100,7 +98,7 @@ func (c *Cache) adopt(token *Token, refused bool, began, now time.Time) {
 func (c *Cache) fail(err error, began, now time.Time) {
 	_, told := c.Source.(setter)
 	if needsLogin(err) && !told {
-		c.setRow(endedRow(err))
+		c.setRow(&row{err: err, ended: true})
 		return
 	}
 	most := longestDemand
@@ -131,9 +129,4 @@ func transient(err error) bool {
 	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooEarly || e.StatusCode == http.StatusTooManyRequests
 }
 
-func (c *Cache) patience() time.Duration {
-	if c.Patience != 0 {
-		return c.Patience
-	}
-	return 3 * time.Second
-}
+func (c *Cache) patience() time.Duration { return cmp.Or(c.Patience, 3*time.Second) }

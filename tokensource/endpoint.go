@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -90,16 +91,12 @@ const maxReply = 1 << 20
 // server refuses the request or its reply is unusable. If there is no reply, or Issuer
 // finds no token endpoint, the error leaves out the URL, which may hold secrets.
 func (e Endpoint) Exchange(ctx context.Context, form url.Values) (*Token, error) {
-	return e.exchange(ctx, func(context.Context) (url.Values, error) { return form, nil })
+	return e.exchange(ctx, func(context.Context) (url.Values, error) { return form, nil }, nil)
 }
 
 // A grant makes the form of a token request each time that it is sent, because an
 // assertion is used once.
 type grant func(context.Context) (url.Values, error)
-
-func (e Endpoint) exchange(ctx context.Context, grant grant) (*Token, error) {
-	return e.exchangeAfter(ctx, grant, nil)
-}
 
 // dated holds what a refused request carried that ages, because the server may have
 // refused this part.
@@ -112,9 +109,9 @@ type dated struct {
 // errSame is the error of a request that was not sent.
 var errSame = errors.New("tokensource: the assertion is the one that was refused")
 
-// exchangeAfter is exchange, possibly after a refusal: it does not send an assertion a
-// second time.
-func (e Endpoint) exchangeAfter(ctx context.Context, grant grant, before *dated) (*Token, error) {
+// exchange sends a token request. Before is nil, or the refusal of the request before:
+// then exchange does not send the same assertion again.
+func (e Endpoint) exchange(ctx context.Context, grant grant, before *dated) (*Token, error) {
 	e, err := e.discovered(ctx)
 	if err != nil {
 		return nil, err
@@ -248,17 +245,13 @@ func (e Endpoint) body(form url.Values) (string, error) {
 }
 
 func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, error) {
-	u, err := url.Parse(e.URL)
-	if err != nil || u.Host == "" {
-		return nil, errors.New("tokensource: Endpoint.URL is not an absolute URL")
-	}
 	body, err := e.body(form)
 	if err != nil {
 		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL, strings.NewReader(body))
-	if err != nil {
-		return nil, errors.New("tokensource: Endpoint.URL is not a URL")
+	if err != nil || req.URL.Host == "" {
+		return nil, errors.New("tokensource: Endpoint.URL is not an absolute URL")
 	}
 	if err := origin.CheckPrivate(e.client().Transport, req); err != nil && !e.AllowHTTP {
 		return nil, fmt.Errorf("tokensource: Endpoint.URL: %w, and Endpoint.AllowHTTP is not set", err)
@@ -278,10 +271,7 @@ func (e Endpoint) request(ctx context.Context, form url.Values) (*http.Request, 
 // client follows no redirect: http.Client would send the form, and with 307 the secrets
 // in it, to the target.
 func (e Endpoint) client() *http.Client {
-	client := *http.DefaultClient
-	if e.Client != nil {
-		client = *e.Client
-	}
+	client := *cmp.Or(e.Client, http.DefaultClient)
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &client
 }

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -45,6 +47,25 @@ func sound(err error) (result error) {
 	}
 	_, _ = err.Error(), errors.Is(err, ErrReauthenticate) // visits all errors that it wraps
 	_, _ = errors.AsType[borrowed](err)
+	return err
+}
+
+// guarded calls code that may panic, possibly where no caller can recover.
+func guarded(whose string, call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s panicked: %v", whose, p)
+		}
+	}()
+	return sound(call())
+}
+
+// alone is guarded for code that may call runtime.Goexit where a goroutine must not end.
+func alone(whose string, call func() error) error {
+	err := fmt.Errorf("%s called runtime.Goexit", whose)
+	var goroutine sync.WaitGroup
+	goroutine.Go(func() { err = guarded(whose, call) })
+	goroutine.Wait()
 	return err
 }
 
@@ -123,11 +144,9 @@ func printable(s string, most int) string {
 // and the fields of draft-ietf-httpapi-ratelimit-headers if nothing remains).
 func retryAfter(resp *http.Response) time.Duration {
 	h := resp.Header
-	switch {
-	case h.Get("Retry-After") != "":
-		return delay(h.Get("Retry-After"), h)
-	case h.Get("X-Retry-After") != "":
-		return delay(h.Get("X-Retry-After"), h)
+	switch after := cmp.Or(h.Get("Retry-After"), h.Get("X-Retry-After")); {
+	case after != "":
+		return delay(after, h)
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable:
 		return rateLimit(h)
 	}
@@ -164,7 +183,7 @@ func rateLimit(h http.Header) (longest time.Duration) {
 func delay(value string, h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	switch {
-	case errors.Is(err, strconv.ErrRange) || seconds > math.MaxInt64/uint64(time.Second):
+	case seconds > math.MaxInt64/uint64(time.Second): // also if it is out of ParseUint's range
 		return math.MaxInt64
 	case err == nil:
 		return time.Duration(seconds) * time.Second

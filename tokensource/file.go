@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
 // File reads its token from a file that another program keeps fresh, such as a
@@ -40,7 +42,7 @@ const (
 func (f *File) Token(ctx context.Context, old *Token) (*Token, error) {
 	token, err := f.read()
 	for reads := 1; (err != nil || !token.same(old)) && reads < fileReads; reads++ {
-		if err := sleep(ctx, fileCalm); err != nil {
+		if err := clock.Wait(ctx, nil, fileCalm); err != nil {
 			return nil, err
 		}
 		before := token
@@ -88,16 +90,4 @@ func (f *File) read() (*Token, error) {
 	}
 	issued, _ := token.claimedLife(time.Now())
 	return token.withLifetime(later(info.ModTime(), issued)), nil
-}
-
-// sleep waits, unless ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

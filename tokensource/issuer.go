@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,8 +79,8 @@ func (e Endpoint) discovered(ctx context.Context) (Endpoint, error) {
 		return e, borrowed{fmt.Errorf("tokensource: Endpoint.Issuer: %w", err)}
 	}
 	e.URL = m.TokenEndpoint
-	if e.ClientSecret != "" && len(m.Methods) > 0 && !slices.Contains(m.Methods, "client_secret_basic") {
-		e.ClientSecretPost = e.ClientSecretPost || slices.Contains(m.Methods, "client_secret_post")
+	if slices.Contains(m.Methods, "client_secret_post") && !slices.Contains(m.Methods, "client_secret_basic") {
+		e.ClientSecretPost = true
 	}
 	return e, nil
 }
@@ -113,22 +114,14 @@ func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 	}
 }
 
-// fetchAlone fetches in its own goroutine, because the Client's Transport may end it or
-// panic.
+// fetchAlone fetches whatever becomes of the caller, because others wait for the result.
 func (i *Issuer) fetchAlone(ctx context.Context, e Endpoint) (m *metadata, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTime)
 	defer cancel()
-	err = errors.New("Endpoint.Client called runtime.Goexit")
-	var call sync.WaitGroup
-	call.Go(func() {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("Endpoint.Client panicked: %v", p)
-			}
-		}()
+	err = alone("Endpoint.Client", func() (err error) {
 		m, err = i.fetch(ctx, e)
+		return err
 	})
-	call.Wait()
 	return m, err
 }
 
@@ -252,13 +245,10 @@ func (e Endpoint) get(ctx context.Context, at string, v any) (found bool, err er
 
 // name returns the identifier of e's server, which may not be discovered yet.
 func (e Endpoint) name() string {
-	switch {
-	case e.Issuer == nil:
+	if e.Issuer == nil {
 		return e.URL
-	case e.Issuer.URL != "":
-		return e.Issuer.URL
 	}
-	return e.Issuer.Resource
+	return cmp.Or(e.Issuer.URL, e.Issuer.Resource)
 }
 
 // Format writes the host of the metadata for every verb. It reads nothing that changes

@@ -38,7 +38,7 @@ func (j *JWTBearer) Token(ctx context.Context, old *Token) (*Token, error) {
 		form := grantForm("urn:ietf:params:oauth:grant-type:jwt-bearer", j.Scopes)
 		form.Set("assertion", assertion)
 		return form, nil
-	})
+	}, nil)
 }
 
 func (j *JWTBearer) fingerprint() []string {

@@ -96,10 +96,7 @@ func (k *Keyed[K]) refresh(ctx context.Context, e *entry[K], old *Token) (*Token
 // Peek returns the result of [Cache.Peek] for ctx's key. For a key without a Cache it
 // returns nil, and makes no Cache.
 func (k *Keyed[K]) Peek(ctx context.Context, old *Token) *Token {
-	if k.Key == nil {
-		return nil
-	}
-	key, err := k.Key(ctx)
+	key, err := k.key(ctx)
 	if err != nil {
 		return nil
 	}
@@ -283,12 +280,7 @@ func (k *Keyed[K]) room() (int, error) {
 	return 0, ErrKeysFull
 }
 
-func (k *Keyed[K]) maxKeys() int {
-	if k.MaxKeys > 0 {
-		return k.MaxKeys
-	}
-	return 10_000
-}
+func (k *Keyed[K]) maxKeys() int { return cmp.Or(max(0, k.MaxKeys), 10_000) }
 
 // Format writes the type of the keys for every verb. It shows no secret and reads
 // nothing that changes concurrently.

@@ -70,7 +70,7 @@ func (r *RefreshToken) Token(ctx context.Context, old *Token) (*Token, error) {
 // exchange sends the refresh token. It sends it once more after a refusal that does not
 // show what the server refused.
 func (r *RefreshToken) exchange(ctx context.Context, refresh string, before *dated) (*Token, error) {
-	token, err := r.Endpoint.exchangeAfter(ctx, func(context.Context) (url.Values, error) {
+	token, err := r.Endpoint.exchange(ctx, func(context.Context) (url.Values, error) {
 		form := grantForm("refresh_token", r.Scopes)
 		form.Set("refresh_token", refresh)
 		return form, nil

@@ -105,12 +105,11 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 		return &EndpointError{StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp), Err: err}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
-	good := resp.StatusCode >= 200 && resp.StatusCode <= 299
 	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
 		e.Issuer.gone()
 	}
 	switch {
-	case resp.StatusCode >= 300 && resp.StatusCode <= 399:
+	case resp.StatusCode/100 == 3:
 		return nil, fail(errors.New("a redirect, which is not followed"))
 	case err != nil:
 		return nil, fail(fmt.Errorf("reply: %w", err))
@@ -119,7 +118,7 @@ func (e Endpoint) read(resp *http.Response, began time.Time) (*Token, *EndpointE
 	}
 	r, err := e.parse(resp.Header.Get("Content-Type"), body)
 	switch {
-	case !good || r.Error != "": // whatever else is wrong with the reply
+	case resp.StatusCode/100 != 2 || r.Error != "": // whatever else is wrong with the reply
 		refusal := fail(nil)
 		if r.Error == "" && len(trim(body)) > 0 {
 			refusal.Err = cmp.Or(err, errNoCode) // it may come from a proxy
@@ -175,7 +174,9 @@ func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 	case body[0] == '<':
 		return r, errors.New("reply: markup, neither JSON nor a form")
 	case body[0] != '{' && (media == "application/x-www-form-urlencoded" || media == "text/plain"):
-		return parseForm(string(body))
+		if body, err = formJSON(body); err != nil {
+			return r, err
+		}
 	case body[0] != '{':
 		return r, errors.New("reply: not a JSON object")
 	}
@@ -212,21 +213,15 @@ func (r *reply) keepOthers() {
 	}
 }
 
-func parseForm(body string) (r reply, err error) {
-	form, err := url.ParseQuery(body)
+// formJSON returns a form as a JSON object.
+func formJSON(body []byte) ([]byte, error) {
+	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return r, errors.New("reply: not a valid form")
+		return nil, errors.New("reply: not a valid form")
 	}
-	r.AccessToken, r.TokenType, r.RefreshToken = form.Get("access_token"), text(form.Get("token_type")), text(form.Get("refresh_token"))
-	r.Error, r.Description, r.URI = text(form.Get("error")), text(form.Get("error_description")), text(form.Get("error_uri"))
-	r.Scope = scope(form.Get("scope"))
-	r.ExpiresIn.UnmarshalJSON([]byte(form.Get("expires_in")))
-	r.ExpiresAt.UnmarshalJSON([]byte(form.Get("expires_at")))
-	r.RefreshIn.UnmarshalJSON([]byte(form.Get("refresh_in")))
-	r.others = make(map[string]json.RawMessage, len(form))
+	members := make(map[string]string, len(form))
 	for name := range form {
-		r.others[name], _ = json.Marshal(form.Get(name)) // a string can always be marshalled
+		members[name] = form.Get(name)
 	}
-	r.keepOthers()
-	return r, nil
+	return json.Marshal(members)
 }

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -9,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -69,10 +69,7 @@ func (s *SignedJWT) Token(ctx context.Context, old *Token) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokensource: SignedJWT.Key: %w", err)
 	}
-	life := s.Lifetime
-	if life == 0 {
-		life = 5 * time.Minute
-	}
+	life := cmp.Or(s.Lifetime, 5*time.Minute)
 	if life < time.Second {
 		return nil, errors.New("tokensource: SignedJWT.Lifetime is less than a second")
 	}
@@ -109,26 +106,24 @@ func (s *SignedJWT) claims(issued, expiry time.Time) (jwt.MapClaims, error) {
 	default:
 		claims["aud"] = s.Audience
 	}
-	for name := range s.Claims {
+	for name, value := range s.Claims {
 		if _, ok := claims[name]; ok {
 			return nil, fmt.Errorf("tokensource: SignedJWT.Claims: %q is set already", name)
 		}
+		claims[name] = value
 	}
-	maps.Copy(claims, s.Claims)
 	return claims, nil
 }
 
 func (s *SignedJWT) header() (map[string]any, error) {
-	header := maps.Clone(s.Header)
-	for name := range header {
+	header := make(map[string]any)
+	for name, value := range s.Header {
 		if name == "alg" || name == "kid" {
 			return nil, fmt.Errorf("tokensource: SignedJWT.Header: %q has its own field", name)
 		}
+		header[name] = value
 	}
 	if s.KeyID != "" {
-		if header == nil {
-			header = make(map[string]any)
-		}
 		header["kid"] = s.KeyID
 	}
 	return header, nil

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokentripper/tokentripper/internal/clock"
@@ -64,9 +66,9 @@ type Stored struct {
 	// or has a method Spends() bool that returns true.
 	Unshared bool
 
-	mu     sync.Mutex // guards what follows
-	newest known      // stored or pending
-	logins int        // calls of Set and Forget that have not returned
+	mu     sync.Mutex   // guards what follows
+	newest known        // stored or pending
+	logins atomic.Int32 // calls of Set and Forget that have not returned
 }
 
 // Bounds of Stored.
@@ -161,7 +163,7 @@ func (s *Stored) learn(key string, value []byte, locked bool) (known, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.newest.Awaited = s.logins > 0
+	s.newest.Awaited = s.logins.Load() > 0
 	if s.newest.Newest(stored.Record) == 0 {
 		s.newest = saved(stored)
 		return s.newest, nil
@@ -287,12 +289,7 @@ func (s *Stored) key() (string, error) {
 	return s.Key + "." + hex.EncodeToString(sum[:8]), nil
 }
 
-func (s *Stored) timeout() time.Duration {
-	if s.Timeout > 0 {
-		return s.Timeout
-	}
-	return 10 * time.Second
-}
+func (s *Stored) timeout() time.Duration { return cmp.Or(max(0, s.Timeout), 10*time.Second) }
 
 // Format writes the key and the types of Source and Store for every verb. It shows no
 // secret and reads nothing that changes concurrently.

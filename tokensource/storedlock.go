@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/clock"
 	"github.com/tokentripper/tokentripper/internal/lineage"
 )
 
@@ -116,7 +117,7 @@ func (s *Stored) exchange(t turn, base known) (*Token, error) {
 func (s *Stored) saveLater(t turn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), saveTime)
 	defer cancel()
-	guarded(func() error {
+	guarded("tokensource: the store", func() error {
 		return s.retry(ctx, func() error { return s.flush(ctx, t.key, saveTime) })
 	})
 }
@@ -176,7 +177,7 @@ func (s *Stored) retry(ctx context.Context, try func() error) error {
 func spaced(ctx context.Context, try func() error, again func(error) bool) error {
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		err := try()
-		if err == nil || !again(err) || sleep(ctx, wait/2+rand.N(wait/2)) != nil {
+		if err == nil || !again(err) || clock.Wait(ctx, nil, wait/2+rand.N(wait/2)) != nil {
 			return err
 		}
 	}

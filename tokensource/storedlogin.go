@@ -38,7 +38,7 @@ func (s *Stored) begin(ctx context.Context, token *Token) error {
 		return err
 	}
 	s.put(token)
-	defer s.returned()
+	defer s.logins.Add(-1)
 	return s.retry(ctx, func() error { return s.flush(ctx, key, saveTime) })
 }
 
@@ -56,13 +56,7 @@ func (s *Stored) put(token *Token) {
 		next.Over = s.newest.Over
 	}
 	s.newest = next
-	s.logins++
-}
-
-func (s *Stored) returned() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.logins--
+	s.logins.Add(1)
 }
 
 // flush gets the lock for life at most, and settles.
@@ -87,7 +81,7 @@ func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 	if err != nil {
 		return err
 	}
-	if !s.replace(old, kept.withLifetime(time.Now())) {
+	if !s.replace(old, *kept.withLifetime(time.Now())) {
 		return nil
 	}
 	err = s.flush(ctx, key, storeTime)
@@ -99,7 +93,7 @@ func (s *Stored) Replace(ctx context.Context, old, next *Token) error {
 
 // replace makes next the newest instead of old. A pending token is replaced under its
 // own generation, because another process may have counted on from the same record.
-func (s *Stored) replace(old, next *Token) bool {
+func (s *Stored) replace(old *Token, next Token) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := &s.newest
@@ -107,24 +101,21 @@ func (s *Stored) replace(old, next *Token) bool {
 		return false
 	}
 	if next.RefreshToken == "" {
-		kept := *next
-		kept.RefreshToken = k.token.RefreshToken
-		next = &kept
+		next.RefreshToken = k.token.RefreshToken
 	}
 	same := next.keepsRefreshToken(k.token)
 	if same && k.Doubtful(time.Now().UnixMilli()) { // old may not be the newest
 		return false
 	}
-	switch {
-	case k.Outcome == lineage.Saved || k.Begins:
+	if k.Outcome == lineage.Saved || k.Begins {
 		k.Generation++
 		k.Spent = same
-	default:
+	} else {
 		k.Spent = k.Spent && same
 	}
 	if k.Outcome == lineage.Saved {
 		k.Outcome = lineage.Untried
 	}
-	k.token = next
+	k.token = &next
 	return true
 }

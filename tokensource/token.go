@@ -125,10 +125,7 @@ func (t *Token) Authorization() (string, error) {
 
 // String returns the token's type and expiry, without a secret.
 func (t Token) String() string {
-	kind := printable(t.TokenType, maxWord)
-	if kind == "" {
-		kind = "Bearer"
-	}
+	kind := cmp.Or(printable(t.TokenType, maxWord), "Bearer")
 	if t.Expiry.IsZero() {
 		return kind + " token [redacted]"
 	}

@@ -55,7 +55,7 @@ const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
 // The token's type is N_A if the server has issued something other than an access token
 // (section 2.2.1), such as an assertion for another server. It is never sent to an API.
 func (t *TokenExchange) Token(ctx context.Context, old *Token) (*Token, error) {
-	return t.Endpoint.exchange(ctx, t.form)
+	return t.Endpoint.exchange(ctx, t.form, nil)
 }
 
 func (t *TokenExchange) form(ctx context.Context) (url.Values, error) {

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/clock"
 	"github.com/tokentripper/tokentripper/internal/replay"
 )
 
@@ -110,8 +110,10 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 			closeIdle(base)
 		}
 	}()
-	await(resp.Request.Context(), closed)
+	clock.Wait(resp.Request.Context(), closed, closeWithin)
 }
+
+const closeWithin = 50 * time.Millisecond
 
 // closeEnds makes Close end the connection of a response that was not read to its end.
 // Go 1.27 reads on after Close, unless the body is longer than 256 KiB: for 50 ms or, in
@@ -143,19 +145,8 @@ func drain(resp *http.Response, next replay.Next) {
 	if next.Reading && !next.Sent {
 		return // with HTTP/2, Close waits for the caller's body
 	}
-	await(resp.Request.Context(), closed)
+	clock.Wait(resp.Request.Context(), closed, closeWithin)
 	go closeBody()
-}
-
-// await waits until done is closed, for at most 50 ms.
-func await(ctx context.Context, done <-chan struct{}) {
-	timer := time.NewTimer(50 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // abandon closes a response that is not returned, without waiting.

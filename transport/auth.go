@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +127,6 @@ func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.Done()
 	resp, refused, err := a.send(req, replay.Next{Body: body.First(req), Trailer: req.Trailer}, bearer)
 	if !refused {
-		body.Release()
 		return resp, err
 	}
 	return a.again(req, resp, body, bearer)
@@ -148,7 +148,6 @@ func (a *Auth) again(req *http.Request, resp *http.Response, body *replay.Body, 
 		if caused {
 			a.asker.Untried(next.Token)
 		}
-		body.Release()
 		return resp, nil
 	}
 	second, err := body.Next(req)
@@ -267,22 +266,10 @@ func (a *Auth) WrappedRoundTripper() http.RoundTripper { return a.base() }
 // reads nothing that changes concurrently.
 func (a *Auth) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%T over %T", a.Source, a.base()) }
 
-func (a *Auth) base() http.RoundTripper {
-	if a.Base != nil {
-		return a.Base
-	}
-	return http.DefaultTransport
-}
+func (a *Auth) base() http.RoundTripper { return cmp.Or(a.Base, http.DefaultTransport) }
 
 func (a *Auth) limits() replay.Limits {
-	l := replay.Limits{Body: a.MaxBody, Total: a.MaxMemory}
-	if l.Body == 0 {
-		l.Body = defaultMaxBody
-	}
-	if l.Total == 0 {
-		l.Total = defaultMaxMemory
-	}
-	return l
+	return replay.Limits{Body: cmp.Or(a.MaxBody, defaultMaxBody), Total: cmp.Or(a.MaxMemory, defaultMaxMemory)}
 }
 
 // Bounds of recordings.

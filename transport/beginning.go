@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
 // A beginning is a response's body. It reads the beginning of the body ahead of the
@@ -50,17 +53,13 @@ const (
 // newBeginning reads the beginning of a response's body until it has a whole JSON
 // object or list, is known to be neither, or reaches a bound.
 func newBeginning(resp *http.Response) *beginning {
-	size := int64(firstBeginning)
-	if resp.ContentLength > 0 {
-		size = resp.ContentLength
-	}
 	b := &beginning{
 		from:  resp,
 		copy:  *resp,
 		rest:  resp.Body,
 		begun: make(chan struct{}),
 		done:  make(chan struct{}),
-		data:  make([]byte, 0, size),
+		data:  make([]byte, 0, cmp.Or(max(0, resp.ContentLength), firstBeginning)),
 	}
 	ctx := context.Background()
 	if resp.Request != nil {
@@ -97,12 +96,7 @@ func (b *beginning) wait(ctx context.Context) {
 	case <-timer.C:
 		return
 	}
-	timer.Reset(endWithin)
-	select {
-	case <-b.done:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	clock.Wait(ctx, b.done, endWithin)
 }
 
 func (b *beginning) readAhead() {
@@ -157,57 +151,42 @@ func (b *beginning) read(p []byte) (n int, err error) {
 // Read returns what was read ahead, then reads on.
 func (b *beginning) Read(p []byte) (int, error) {
 	defer b.arrived()
-	return b.readOn(p)
-}
-
-func (b *beginning) readOn(p []byte) (int, error) {
-	for {
-		held, err, ended := b.held()
-		switch {
-		case len(held) > 0:
-			n := copy(p, held)
-			b.take(n)
-			return n, nil
-		case err != nil:
-			return 0, err
-		case ended:
-			return b.rest.Read(p)
-		}
-		<-b.done
+	held, err := b.held()
+	switch {
+	case err != nil:
+		return 0, err
+	case len(held) == 0:
+		return b.rest.Read(p)
 	}
+	n := copy(p, held)
+	b.take(n)
+	return n, nil
 }
 
 // WriteTo writes what Read would return. The rest is copied as without the beginning:
 // by its own WriteTo, or by the ReadFrom of w.
-func (b *beginning) WriteTo(w io.Writer) (int64, error) {
+func (b *beginning) WriteTo(w io.Writer) (written int64, err error) {
 	defer b.arrived()
-	return b.writeTo(w)
-}
-
-func (b *beginning) writeTo(w io.Writer) (written int64, err error) {
 	for {
-		held, err, ended := b.held()
+		held, err := b.held()
 		switch {
-		case len(held) > 0:
-			n, err := w.Write(held)
-			n = min(max(n, 0), len(held))
-			written += int64(n)
-			b.take(n)
-			if err == nil && n < len(held) {
-				err = io.ErrShortWrite
-			}
-			if err != nil {
-				return written, err
-			}
 		case err == io.EOF:
 			return written, nil
 		case err != nil:
 			return written, err
-		case ended:
+		case len(held) == 0:
 			n, err := io.Copy(w, b.rest)
 			return written + n, err
-		default:
-			<-b.done
+		}
+		n, err := w.Write(held)
+		n = min(max(n, 0), len(held))
+		written += int64(n)
+		b.take(n)
+		if err == nil && n < len(held) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return written, err
 		}
 	}
 }
@@ -220,20 +199,28 @@ func (b *beginning) arrived() {
 	}
 }
 
-// held returns the bytes read ahead that the caller has not read yet, the error that
-// follows them, and whether reading ahead has ended.
-func (b *beginning) held() (p []byte, err error, ended bool) {
-	ended = b.ended()
+// held returns the bytes read ahead that the caller has not read yet, or the error that
+// follows them. Without either, all other bytes are in rest.
+func (b *beginning) held() ([]byte, error) {
+	p, err := b.heldNow()
+	if len(p) == 0 && err == nil {
+		<-b.done
+		return b.heldNow()
+	}
+	return p, err
+}
+
+func (b *beginning) heldNow() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	p = slices.Clip(b.data[b.taken:])
+	p := slices.Clip(b.data[b.taken:])
 	switch {
 	case b.closed:
-		p, err = nil, http.ErrBodyReadAfterClose
-	case ended:
-		err = b.err
+		return nil, http.ErrBodyReadAfterClose
+	case len(p) == 0 && b.ended():
+		return nil, b.err
 	}
-	return p, err, ended
+	return p, nil
 }
 
 func (b *beginning) take(n int) {

@@ -106,13 +106,9 @@ func (p *parser) add(c *Challenge, name, value string) {
 
 // token reads a token (RFC 9110 section 5.6.2), which may be empty.
 func (p *parser) token() string {
-	n := 0
-	for n < len(p.rest) && isTokenChar(p.rest[n]) {
-		n++
-	}
-	token := p.rest[:n]
-	p.rest = p.rest[n:]
-	return token
+	line := p.rest
+	p.rest = strings.TrimLeft(line, tokenChars)
+	return line[:len(line)-len(p.rest)]
 }
 
 // value reads the rest of a parameter: BWS "=" BWS ( token / quoted-string ).
@@ -153,19 +149,13 @@ func (p *parser) quoted() string {
 // it reads nothing.
 func (p *parser) token68() string {
 	item := strings.TrimLeft(p.rest, " \t")
-	n := 0
-	for n < len(item) && isToken68Char(item[n]) {
-		n++
-	}
-	for n < len(item) && item[n] == '=' {
-		n++
-	}
-	after := strings.TrimLeft(item[n:], " \t")
+	rest := strings.TrimLeft(strings.TrimLeft(item, token68Chars), "=")
+	after := strings.TrimLeft(rest, " \t")
 	if after != "" && after[0] != ',' {
 		return ""
 	}
 	p.rest = after
-	return item[:n]
+	return item[:len(item)-len(rest)]
 }
 
 // skip skips the rest of a list item.
@@ -179,10 +169,8 @@ func (p *parser) skip() {
 	}
 }
 
-func isAlnum(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
-}
-
-func isTokenChar(c byte) bool { return isAlnum(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0 }
-
-func isToken68Char(c byte) bool { return isAlnum(c) || strings.IndexByte("-._~+/", c) >= 0 }
+const (
+	alnum        = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	tokenChars   = alnum + "!#$%&'*+-.^_`|~"
+	token68Chars = alnum + "-._~+/"
+)

@@ -122,12 +122,9 @@ func (d *DPoP) proof(req *http.Request, nonce string) (string, error) {
 	}
 	claims := jwt.MapClaims{
 		"jti": rand.Text(),
-		"htm": req.Method,
+		"htm": cmp.Or(req.Method, http.MethodGet),
 		"htu": htu,
 		"iat": time.Now().Unix(),
-	}
-	if req.Method == "" {
-		claims["htm"] = http.MethodGet
 	}
 	if nonce != "" {
 		claims["nonce"] = nonce
@@ -184,9 +181,7 @@ func boundToken(req *http.Request) (string, bool) {
 // the zone of an IPv6 address (RFC 6874 section 1), and normalised like an origin.
 func target(req *http.Request) (string, error) {
 	u := *req.URL
-	if req.Host != "" {
-		u.Host = req.Host
-	}
+	u.Host = cmp.Or(req.Host, u.Host)
 	if u.Opaque != "" || strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }) {
 		return "", errors.New("a proof needs a URL that is not opaque, and whose host is in ASCII")
 	}
@@ -324,8 +319,7 @@ func nonceOf(resp *http.Response) string {
 // CloseIdleConnections closes the idle connections of Base, if Base can close them.
 func (d *DPoP) CloseIdleConnections() { closeIdle(d.base()) }
 
-// WrappedRoundTripper returns Base, or http.DefaultTransport if Base is nil. It is for
-// code that looks for the [http.Transport] below its layers.
+// WrappedRoundTripper returns Base, as [Auth.WrappedRoundTripper] does.
 func (d *DPoP) WrappedRoundTripper() http.RoundTripper { return d.base() }
 
 // Format writes the type of Base for every verb. It shows no secret and reads nothing
@@ -340,9 +334,4 @@ func (d *DPoP) MarshalBinary() ([]byte, error) {
 	return nil, errors.New("transport: a key is not marshalled in binary form")
 }
 
-func (d *DPoP) base() http.RoundTripper {
-	if d.Base != nil {
-		return d.Base
-	}
-	return http.DefaultTransport
-}
+func (d *DPoP) base() http.RoundTripper { return cmp.Or(d.Base, http.DefaultTransport) }

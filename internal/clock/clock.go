@@ -8,7 +8,10 @@
 // set back during it.
 package clock
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Passed reports whether t has come. Now must come from time.Now, and t from now.Add of
 // an earlier now or from [Anchor]. The zero Time has come.
@@ -27,4 +30,17 @@ func Anchor(now, t time.Time) time.Time {
 		return now.Add(left)
 	}
 	return t
+}
+
+// Wait waits until done, if not nil, is closed, d has passed or ctx has ended. It returns
+// ctx's error.
+func Wait(ctx context.Context, done <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }

@@ -217,10 +217,9 @@ func (g *Guard) enter(begin bool) bool {
 // does so once for each token, however many requests carry it. g.mu is held.
 func (g *Guard) grow(o origin.Origin, since time.Time) {
 	r := g.rows[o]
-	if !since.After(r.last) {
-		return
+	if since.After(r.last) {
+		Put(g.rows, maxRows, o, row{r.length + 1, time.Now()})
 	}
-	Put(g.rows, maxRows, o, row{r.length + 1, time.Now()})
 }
 
 // prove notes that a token was accepted; g.mu is held.

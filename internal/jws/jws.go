@@ -3,6 +3,7 @@
 package jws
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -68,9 +69,7 @@ func New(key crypto.Signer, name string) (s *Signer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if name == "" {
-		name = own
-	}
+	name = cmp.Or(name, own)
 	a, ok := algorithms[name]
 	if !ok {
 		return nil, fmt.Errorf("the algorithm %q is not known", name)

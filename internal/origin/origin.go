@@ -2,6 +2,7 @@
 package origin
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -117,10 +118,7 @@ func CheckPrivate(base http.RoundTripper, req *http.Request) error {
 // leaves reports whether base sends req through a proxy on another machine. Nil stands
 // for http.DefaultTransport.
 func leaves(base http.RoundTripper, req *http.Request) bool {
-	if base == nil {
-		base = http.DefaultTransport
-	}
-	t, ok := bottom(base).(*http.Transport)
+	t, ok := bottom(cmp.Or(base, http.DefaultTransport)).(*http.Transport)
 	if !ok || t.Proxy == nil {
 		return false
 	}

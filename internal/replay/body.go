@@ -43,11 +43,13 @@ type Body struct {
 	settled bool // this owner no longer needs the recording
 }
 
+func bodyless(req *http.Request) bool { return req.Body == nil || req.Body == http.NoBody }
+
 // New returns the Body of req. It returns nil if req has no body, if GetBody can make
 // another one, or if limits allow no recording. An attempt of another Body is not
 // recorded a second time.
 func New(req *http.Request, limits Limits, budget *Budget) *Body {
-	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
+	if bodyless(req) || req.GetBody != nil {
 		return nil
 	}
 	if a, ok := req.Body.(*attempt); ok {
@@ -75,7 +77,7 @@ func (b *Body) First(req *http.Request) io.ReadCloser {
 // The result stays true: after Hold the recording is not dropped.
 func (b *Body) Hold(req *http.Request) bool {
 	if b == nil {
-		return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+		return bodyless(req) || req.GetBody != nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,17 +122,15 @@ type Next struct {
 // Next cuts off the first attempt and returns the second. Call it only after Hold has
 // returned true. It fails if the request's GetBody fails, and then changes nothing, or
 // if another owner has called Close.
-func (b *Body) Next(req *http.Request) (Next, error) {
+func (b *Body) Next(req *http.Request) (next Next, err error) {
 	if b == nil {
 		body := req.Body
-		small := body == nil || body == http.NoBody || 0 < req.ContentLength && req.ContentLength <= Small
-		if body != nil && body != http.NoBody {
-			var err error
+		if !bodyless(req) {
 			if body, err = req.GetBody(); err != nil {
 				return Next{}, err
 			}
 		}
-		return Next{Body: body, Trailer: req.Trailer, Sent: true, Small: small}, nil
+		return Next{Body: body, Trailer: req.Trailer, Sent: true, Small: !Large(req)}, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -172,12 +172,9 @@ func (b *Body) Done() {
 	if !settled {
 		b.Release()
 	}
-	if b.nested {
-		return
+	if !b.nested {
+		b.lendOn()
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lendOn()
 }
 
 // settle notes that this owner sends no further attempt; b.mu is held.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tokentripper/tokentripper/internal/clock"
 )
 
 // A gate delays Close of a body that has not ended until RoundTrip has returned, for at
@@ -47,13 +49,7 @@ func (g *gate) wait(ctx context.Context) {
 	}
 	opened := g.opened
 	g.mu.Unlock()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-opened:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	clock.Wait(ctx, opened, patience)
 }
 
 // A Gated is a body with GetBody. It needs no recording, but its Close waits like that
@@ -82,7 +78,7 @@ func (g *Gated) Of(req *http.Request, body io.ReadCloser) io.ReadCloser {
 
 // Large reports whether the body of req has GetBody and is larger than [Small].
 func Large(req *http.Request) bool {
-	return req.GetBody != nil && req.Body != nil && req.Body != http.NoBody && (req.ContentLength <= 0 || req.ContentLength > Small)
+	return req.GetBody != nil && !bodyless(req) && (req.ContentLength <= 0 || req.ContentLength > Small)
 }
 
 // Read reads the body.

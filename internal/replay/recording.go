@@ -22,6 +22,7 @@ type recording struct {
 	ctx    context.Context // of the request
 	owner  Body            // the outermost owner; owner and begin need no allocation of their own
 	begin  attempt
+	closed atomic.Bool // src was closed
 
 	mu      sync.Mutex // guards what follows and the attempts
 	cond    sync.Cond  // signalled when any of it changes
@@ -30,7 +31,6 @@ type recording struct {
 	held    bool       // live waits before its next Read
 	reading bool       // a Read of src is in progress, possibly by an attempt that was cut off
 	end     error      // the error that ended src
-	closed  bool       // src was closed
 	dropped bool       // the recording is no longer whole, or no owner needs it
 	done    bool       // the outermost owner has returned: nothing more is taken from the budget
 	loan    *loan      // what was not given back until then
@@ -161,8 +161,10 @@ type loan struct {
 
 func (l *loan) giveBack() { l.budget.Give(l.bytes.Load()) }
 
-// lendOn notes that the owners have returned; b.mu is held.
+// lendOn notes that the owners have returned.
 func (b *recording) lendOn() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.done = true
 	if b.taken > 0 {
 		b.loan = &loan{budget: b.budget}
@@ -173,7 +175,7 @@ func (b *recording) lendOn() {
 
 // closeSource closes the caller's body, once.
 func (b *recording) closeSource() error {
-	if !b.closing() {
+	if b.closed.Swap(true) {
 		return nil
 	}
 	return b.src.Close()
@@ -182,16 +184,7 @@ func (b *recording) closeSource() error {
 // closeSourceSoon is closeSource for callers that must not wait. Close may block: a
 // server's inbound body waits for a Read in progress, or reads the rest.
 func (b *recording) closeSourceSoon() {
-	if b.closing() {
+	if !b.closed.Swap(true) {
 		go b.src.Close()
 	}
-}
-
-// closing reports whether the caller's body is to be closed now; it does so once.
-func (b *recording) closing() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	first := !b.closed
-	b.closed = true
-	return first
 }

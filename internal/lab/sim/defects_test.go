@@ -48,11 +48,11 @@ var defects = []defect{
 	"golang.org/x/sync/singleflight"
 `}},
 	{"a late token is thrown away", "tokensource/cacheflight.go", []string{
-		`k.err != nil && late && !k.login`, `c.flight == nil`,
+		`k.err != nil && late && !needsLogin(k.err)`, `c.flight == nil`,
 		`	late := c.flight != k.flight
 `, ``}},
 	{"a late invalid_grant is thrown away", "tokensource/cacheflight.go", []string{
-		`late && !k.login`, `late`}},
+		`late && !needsLogin(k.err)`, `late`}},
 	{"a refresh in flight wins over Set", "tokensource/cachelogin.go", []string{
 		`c.call.void = true`, `c.call.void = false`}},
 	{"a logout does not end a refresh", "tokensource/cachelogin.go", []string{
@@ -163,8 +163,8 @@ var defects = []defect{
 		`		a.body.owners++
 `, ``}},
 	{"the body is closed twice", "internal/replay/recording.go", []string{
-		`	if !b.closing() {
-`, `	if !b.closing() && b.src == nil {
+		`	if b.closed.Swap(true) {
+`, `	if b.closed.Swap(true) && b.src == nil {
 `}},
 	{"a released body is not closed", "internal/replay/body.go", []string{
 		`	if closeNow {
@@ -183,7 +183,7 @@ var defects = []defect{
 `}},
 	{"the token follows a redirect", "transport/origin.go", []string{
 		`hop == nil || hop.URL == nil || hops == maxHops || origin.Of(hop.URL) != origin.Of(req.URL)`, `hop == nil || hops == maxHops`}},
-	{"the refused response is waited for beyond the deadline", "transport/attempt.go", []string{
+	{"the refused response is waited for beyond the deadline", "internal/clock/clock.go", []string{
 		`	case <-ctx.Done():
 `, ``}},
 	{"the connection of a refused upload is used again", "transport/attempt.go", []string{
