@@ -174,9 +174,7 @@ func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 	case body[0] == '<':
 		return r, errors.New("reply: markup, neither JSON nor a form")
 	case body[0] != '{' && (media == "application/x-www-form-urlencoded" || media == "text/plain"):
-		if body, err = formJSON(body); err != nil {
-			return r, err
-		}
+		return parseForm(string(body))
 	case body[0] != '{':
 		return r, errors.New("reply: not a JSON object")
 	}
@@ -213,15 +211,21 @@ func (r *reply) keepOthers() {
 	}
 }
 
-// formJSON returns a form as a JSON object.
-func formJSON(body []byte) ([]byte, error) {
-	form, err := url.ParseQuery(string(body))
+func parseForm(body string) (r reply, err error) {
+	form, err := url.ParseQuery(body)
 	if err != nil {
-		return nil, errors.New("reply: not a valid form")
+		return r, errors.New("reply: not a valid form")
 	}
-	members := make(map[string]string, len(form))
+	r.AccessToken, r.TokenType, r.RefreshToken = form.Get("access_token"), text(form.Get("token_type")), text(form.Get("refresh_token"))
+	r.Error, r.Description, r.URI = text(form.Get("error")), text(form.Get("error_description")), text(form.Get("error_uri"))
+	r.Scope = scope(form.Get("scope"))
+	r.ExpiresIn.UnmarshalJSON([]byte(form.Get("expires_in")))
+	r.ExpiresAt.UnmarshalJSON([]byte(form.Get("expires_at")))
+	r.RefreshIn.UnmarshalJSON([]byte(form.Get("refresh_in")))
+	r.others = make(map[string]json.RawMessage, len(form))
 	for name := range form {
-		members[name] = form.Get(name)
+		r.others[name], _ = json.Marshal(form.Get(name)) // a string can always be marshalled
 	}
-	return json.Marshal(members)
+	r.keepOthers()
+	return r, nil
 }

@@ -188,7 +188,7 @@ func TestTheEquivalentsOfThisModuleAreThere(t *testing.T) {
 	if err := run([]string{"-list", "-run", "^transport/auth.go Auth.again:"}, &out); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(out.String(), "\ntransport/auth.go Auth.again: remove: body.Release()\n") {
+	if !strings.Contains(out.String(), "\ntransport/auth.go Auth.again: remove: body.Close()\n") {
 		t.Errorf("got %s, want the mutants of Auth.again", &out)
 	}
 }
