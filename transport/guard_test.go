@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/guard"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -288,6 +289,40 @@ func heapInUse() int64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+func TestAnAcceptedRequestLongAfterARefusalCostsNoMoreThanBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		status := 200
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: new(issuer)}, Base: roundTripper(func(*http.Request) (*http.Response, error) {
+			return bodyAnswer(status, http.NoBody), nil
+		})}
+		allocs := func() float64 {
+			asks(t, auth, "https://api.example/")
+			req := postBody(t, "https://api.example/", nil)
+			return testing.AllocsPerRun(100, func() { auth.RoundTrip(req) })
+		}
+		before := allocs()
+		status = 401
+		asks(t, auth, "https://api.example/")
+		status = 200
+		time.Sleep(5 * time.Minute)
+		if got := allocs(); got != before {
+			t.Errorf("got %v allocations, want %v", got, before)
+		}
+	})
+}
+
+func TestAFullMapLosesNoEntryToAKeyThatItHas(t *testing.T) {
+	m := map[int]string{1: "one", 2: "two", 3: "three"}
+	guard.Put(m, 3, 2, "again")
+	if len(m) != 3 || m[2] != "again" {
+		t.Errorf("got %v, want three entries, and the second again", m)
+	}
+	guard.Put(m, 3, 4, "four")
+	if len(m) != 3 || m[4] != "four" {
+		t.Errorf("got %v, want three entries, among them the fourth", m)
+	}
 }
 
 // An API refuses everything for a while, so that its row is long, and then is well.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,11 +29,11 @@ func (b block) has(line, column int) bool {
 	return (line > b.L0 || line == b.L0 && column >= b.C0) && (line < b.L1 || line == b.L1 && column < b.C1)
 }
 
-// reach runs each test of a package alone and notes what it reaches of the
-// subject. The result is kept in cache for as long as the subject stays the
-// same: a test that was changed meanwhile may reach more than it says, and then
-// a mutant survives that should not. Remove the cache if in doubt.
-func reach(pkg, cache string, s *subject) ([]*test, error) {
+// reach runs each test of a package alone, except those to skip, and notes what it
+// reaches of the subject. The result is kept in cache for as long as the subject stays
+// the same: a test that was changed meanwhile may reach more than it says, and then a
+// mutant survives that should not. Remove the cache if in doubt.
+func reach(pkg, cache string, s *subject, skip *regexp.Regexp) ([]*test, error) {
 	dir, err := os.MkdirTemp("", "reach")
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func reach(pkg, cache string, s *subject) ([]*test, error) {
 	}
 	for name := range strings.Lines(string(names)) {
 		name = strings.TrimSpace(name)
-		if strings.HasPrefix(name, "Benchmark") {
+		if strings.HasPrefix(name, "Benchmark") || skip.MatchString(name) {
 			continue
 		}
 		i := slices.IndexFunc(known, func(t *test) bool { return t.Name == name })
