@@ -313,15 +313,18 @@ func TestAnAcceptedRequestLongAfterARefusalCostsNoMoreThanBefore(t *testing.T) {
 	})
 }
 
-func TestAFullMapLosesNoEntryToAKeyThatItHas(t *testing.T) {
-	m := map[int]string{1: "one", 2: "two", 3: "three"}
-	guard.Put(m, 3, 2, "again")
-	if len(m) != 3 || m[2] != "again" {
-		t.Errorf("got %v, want three entries, and the second again", m)
+func TestAFullMapLosesAnEntryToANewKeyOnly(t *testing.T) {
+	m := make(map[int]string)
+	for i := range 200 {
+		guard.Put(m, 100, i, "new")
+		if want := min(i+1, 100); len(m) != want || m[i] != "new" {
+			t.Errorf("after %d keys: got %d entries, the last one %q, want %d and the new one", i+1, len(m), m[i], want)
+		}
 	}
-	guard.Put(m, 3, 4, "four")
-	if len(m) != 3 || m[4] != "four" {
-		t.Errorf("got %v, want three entries, among them the fourth", m)
+	for key := range m {
+		if guard.Put(m, 100, key, "again"); len(m) != 100 || m[key] != "again" {
+			t.Errorf("got %d entries and %q, want 100 and the value again", len(m), m[key])
+		}
 	}
 }
 
