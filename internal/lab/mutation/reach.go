@@ -29,10 +29,11 @@ func (b block) has(line, column int) bool {
 	return (line > b.L0 || line == b.L0 && column >= b.C0) && (line < b.L1 || line == b.L1 && column < b.C1)
 }
 
-// reach runs each test of a package alone, except those to skip, and notes what it
-// reaches of the subject. The result is kept in cache for as long as the subject stays
-// the same: a test that was changed meanwhile may reach more than it says, and then a
-// mutant survives that should not. Remove the cache if in doubt.
+// reach runs each test of a package alone and notes what it reaches of the subject. It
+// does not run those to skip, but returns what is known of them. The result is kept in
+// cache for as long as the subject stays the same: a test that was changed meanwhile
+// may reach more than it says, and then a mutant survives that should not. Remove the
+// cache if in doubt.
 func reach(pkg, cache string, s *subject, skip *regexp.Regexp) ([]*test, error) {
 	dir, err := os.MkdirTemp("", "reach")
 	if err != nil {
@@ -60,12 +61,15 @@ func reach(pkg, cache string, s *subject, skip *regexp.Regexp) ([]*test, error) 
 	}
 	for name := range strings.Lines(string(names)) {
 		name = strings.TrimSpace(name)
-		if strings.HasPrefix(name, "Benchmark") || skip.MatchString(name) {
+		if strings.HasPrefix(name, "Benchmark") {
 			continue
 		}
 		i := slices.IndexFunc(known, func(t *test) bool { return t.Name == name })
 		if i >= 0 {
 			tests = append(tests, known[i])
+			continue
+		}
+		if skip.MatchString(name) {
 			continue
 		}
 		t, err := runAlone(bin, pkg, name, filepath.Join(dir, "profile"), string(module)+"/")

@@ -61,7 +61,7 @@ func (t *trial) prepare(cache string, o *options) (err error) {
 		if err != nil {
 			return err
 		}
-		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.Took > o.limit })
+		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.Took > o.limit || o.skip.MatchString(t.Name) })
 		t.tests = append(t.tests, tests)
 		if outcome := t.run(new(mutant), i, tests); outcome != survived {
 			return fmt.Errorf("the tests of %s fail without a mutant: %s", pkg, outcome)
