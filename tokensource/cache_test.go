@@ -174,11 +174,16 @@ func late() *source {
 }
 
 func TestAGoodTokenCostsNoAllocation(t *testing.T) {
-	c := &tokensource.Cache{Source: numbered(0, time.Hour)}
-	c.Token(t.Context(), nil)
-	if got := testing.AllocsPerRun(100, func() { c.Token(t.Context(), nil) }); got != 0 {
-		t.Errorf("%v allocations, want 0", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &tokensource.Cache{Source: numbered(0, time.Hour)}
+		for _, age := range []time.Duration{0, 30 * time.Minute} { // before the early refresh
+			time.Sleep(age)
+			c.Token(t.Context(), nil)
+			if got := testing.AllocsPerRun(100, func() { c.Token(t.Context(), nil) }); got != 0 {
+				t.Errorf("a token of %v: %v allocations, want 0", age, got)
+			}
+		}
+	})
 }
 
 func TestAGoodTokenCostsNoAllocationDuringAnEarlyRefreshNorWhenALoginIsNeeded(t *testing.T) {

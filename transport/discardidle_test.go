@@ -60,6 +60,8 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 		"HTTP/2, no body":             {2, 0, http.NoBody, 1, time.Millisecond, nil},
 		"HTTP/2, Close hangs":         {2, -1, hangingClose{}, 0, 50 * time.Millisecond, nil},
 		"HTTP/2, a body looked into":  {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, http.Header{"Content-Type": {"application/json"}}},
+		"HTTP/3, a body":              {3, -1, io.NopCloser(strings.NewReader("x")), 0, 0, nil},
+		"HTTP/3, no body":             {3, 0, http.NoBody, 0, 0, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			base := &closer{RoundTripper: roundTrip(func(req *http.Request) (*http.Response, error) {

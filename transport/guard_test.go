@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokentripper/tokentripper/internal/guard"
 	"github.com/tokentripper/tokentripper/tokensource"
 	"github.com/tokentripper/tokentripper/transport"
 )
@@ -288,6 +289,43 @@ func heapInUse() int64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+func TestAnAcceptedRequestLongAfterARefusalCostsNoMoreThanBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		status := 200
+		auth := &transport.Auth{Source: &tokensource.Cache{Source: new(issuer)}, Base: roundTripper(func(*http.Request) (*http.Response, error) {
+			return bodyAnswer(status, http.NoBody), nil
+		})}
+		allocs := func() float64 {
+			asks(t, auth, "https://api.example/")
+			req := postBody(t, "https://api.example/", nil)
+			return testing.AllocsPerRun(100, func() { auth.RoundTrip(req) })
+		}
+		before := allocs()
+		status = 401
+		asks(t, auth, "https://api.example/")
+		status = 200
+		time.Sleep(5 * time.Minute)
+		if got := allocs(); got != before {
+			t.Errorf("got %v allocations, want %v", got, before)
+		}
+	})
+}
+
+func TestAFullMapLosesAnEntryToANewKeyOnly(t *testing.T) {
+	m := make(map[int]string)
+	for i := range 200 {
+		guard.Put(m, 100, i, "new")
+		if want := min(i+1, 100); len(m) != want || m[i] != "new" {
+			t.Errorf("after %d keys: got %d entries, the last one %q, want %d and the new one", i+1, len(m), m[i], want)
+		}
+	}
+	for key := range m {
+		if guard.Put(m, 100, key, "again"); len(m) != 100 || m[key] != "again" {
+			t.Errorf("got %d entries and %q, want 100 and the value again", len(m), m[key])
+		}
+	}
 }
 
 // An API refuses everything for a while, so that its row is long, and then is well.

@@ -153,6 +153,19 @@ func TestADoubtLastsFromTheFirstSaveAndNotForEver(t *testing.T) {
 	}
 }
 
+// A login and the result of an exchange have not been in the store before.
+func TestWhatIsSavedForTheFirstTimeIsNotDoubtfulWhateverItReplaces(t *testing.T) {
+	const now = 1_800_000_000_000
+	for _, lost := range []int64{0, now - 2*lineage.Doubt, now - 1} {
+		for _, begins := range []bool{true, false} {
+			k := lineage.Known{Record: lineage.Record{Generation: 2, Login: "own"}, Outcome: lineage.Untried, Begins: begins}
+			if got := k.Above(lineage.Record{Generation: 1, Lost: lost}, now); got.Lost != 0 {
+				t.Errorf("Begins: %t, the store says %d: got %d, want 0", begins, lost, got.Lost)
+			}
+		}
+	}
+}
+
 func TestALossShowsInWhatIsSavedOrHasFollowedWhatTheStoreLacks(t *testing.T) {
 	each(func(outcome lineage.Outcome, ended, spent bool) {
 		for begins := range 2 {

@@ -50,6 +50,7 @@ func main() {
 // options are the command's flags.
 type options struct {
 	run    *regexp.Regexp
+	skip   *regexp.Regexp
 	sample int
 	seed   uint64
 	list   bool
@@ -66,6 +67,7 @@ func parse(args []string) (*options, error) {
 	var o options
 	flags := flag.NewFlagSet("mutation", flag.ContinueOnError)
 	pattern := flags.String("run", "", "try only mutants whose name matches this `regexp`")
+	skip := flags.String("skip", "^$", "leave out tests whose name matches this `regexp`")
 	flags.IntVar(&o.sample, "sample", 0, "try only `n` mutants, drawn by the seed")
 	flags.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()/86400), "seed of the sample; another one each day, by default")
 	flags.BoolVar(&o.list, "list", false, "list the mutants, some of which may not compile")
@@ -73,6 +75,9 @@ func parse(args []string) (*options, error) {
 	flags.BoolVar(&o.own, "own", false, "try only the tests of a package itself, not those of packages that use it")
 	flags.StringVar(&o.cache, "cache", filepath.Join(base, "tokentripper-mutation"), "`directory` for what is known from other runs; empty for none")
 	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if o.skip, err = regexp.Compile(*skip); err != nil {
 		return nil, err
 	}
 	o.run, err = regexp.Compile(*pattern)

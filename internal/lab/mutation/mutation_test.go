@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -125,7 +126,7 @@ func TestAMutantSurvivesIfNoTestFails(t *testing.T) {
 	if err := s.collect(); err != nil {
 		t.Fatal(err)
 	}
-	o := &options{cache: filepath.Join(t.TempDir(), "cache"), limit: time.Minute}
+	o := &options{cache: filepath.Join(t.TempDir(), "cache"), limit: time.Minute, skip: regexp.MustCompile("^$")}
 	for round := range 2 { // the second from the book
 		got := make(map[string]string)
 		err := try(s, o, func(*mutant) bool { return true }, func(m *mutant, outcome string) { got[m.id] = outcome })
@@ -146,16 +147,19 @@ func TestAMutantSurvivesIfNoTestFails(t *testing.T) {
 	}
 }
 
-func TestTestsThatFailWithoutAMutantAreAnError(t *testing.T) {
+func TestTestsThatFailWithoutAMutantAreAnErrorUnlessSkipped(t *testing.T) {
 	broken := strings.Replace(limitsTest, "got > 5", "got > 4", 1)
 	write(t, map[string]string{"go.mod": "module limits\n\ngo 1.26\n", "limits.go": limits, "limits_test.go": broken})
 	s := &subject{dir: ".", tests: []string{"."}}
 	if err := s.collect(); err != nil {
 		t.Fatal(err)
 	}
-	err := try(s, &options{limit: time.Minute}, func(*mutant) bool { return true }, func(*mutant, string) {})
-	if err == nil || !strings.Contains(err.Error(), "TestClip of . fails without a mutant") {
-		t.Errorf("got %v, want an error that names TestClip", err)
+	for skip, want := range map[string]string{"^$": "TestClip of . fails without a mutant", "Clip": ""} {
+		o := &options{limit: time.Minute, skip: regexp.MustCompile(skip)}
+		err := try(s, o, func(*mutant) bool { return true }, func(*mutant, string) {})
+		if got := fmt.Sprint(err); !strings.Contains(got, want) || (err == nil) != (want == "") {
+			t.Errorf("without %s: got %v, want %q", skip, err, want)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,11 +29,12 @@ func (b block) has(line, column int) bool {
 	return (line > b.L0 || line == b.L0 && column >= b.C0) && (line < b.L1 || line == b.L1 && column < b.C1)
 }
 
-// reach runs each test of a package alone and notes what it reaches of the
-// subject. The result is kept in cache for as long as the subject stays the
-// same: a test that was changed meanwhile may reach more than it says, and then
-// a mutant survives that should not. Remove the cache if in doubt.
-func reach(pkg, cache string, s *subject) ([]*test, error) {
+// reach runs each test of a package alone and notes what it reaches of the subject. It
+// does not run those to skip, but returns what is known of them. The result is kept in
+// cache for as long as the subject stays the same: a test that was changed meanwhile
+// may reach more than it says, and then a mutant survives that should not. Remove the
+// cache if in doubt.
+func reach(pkg, cache string, s *subject, skip *regexp.Regexp) ([]*test, error) {
 	dir, err := os.MkdirTemp("", "reach")
 	if err != nil {
 		return nil, err
@@ -65,6 +67,9 @@ func reach(pkg, cache string, s *subject) ([]*test, error) {
 		i := slices.IndexFunc(known, func(t *test) bool { return t.Name == name })
 		if i >= 0 {
 			tests = append(tests, known[i])
+			continue
+		}
+		if skip.MatchString(name) {
 			continue
 		}
 		t, err := runAlone(bin, pkg, name, filepath.Join(dir, "profile"), string(module)+"/")

@@ -32,7 +32,7 @@ func try(s *subject, o *options, chosen func(*mutant) bool, tell func(m *mutant,
 	}
 	defer os.RemoveAll(dir)
 	t := &trial{subject: s, dir: dir, book: openBook(cmp.Or(o.cache, dir))}
-	if err := t.prepare(cmp.Or(o.cache, dir), o.limit); err != nil {
+	if err := t.prepare(cmp.Or(o.cache, dir), o); err != nil {
 		return err
 	}
 	for _, src := range s.sources {
@@ -49,7 +49,7 @@ func try(s *subject, o *options, chosen func(*mutant) bool, tell func(m *mutant,
 
 // prepare compiles, finds out which test reaches what, and makes sure that all
 // tests pass without a mutant.
-func (t *trial) prepare(cache string, limit time.Duration) (err error) {
+func (t *trial) prepare(cache string, o *options) (err error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return err
 	}
@@ -57,11 +57,11 @@ func (t *trial) prepare(cache string, limit time.Duration) (err error) {
 		return err
 	}
 	for i, pkg := range t.subject.tests {
-		tests, err := reach(pkg, cache, t.subject)
+		tests, err := reach(pkg, cache, t.subject, o.skip)
 		if err != nil {
 			return err
 		}
-		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.Took > limit })
+		tests = slices.DeleteFunc(tests, func(t *test) bool { return t.Took > o.limit || o.skip.MatchString(t.Name) })
 		t.tests = append(t.tests, tests)
 		if outcome := t.run(new(mutant), i, tests); outcome != survived {
 			return fmt.Errorf("the tests of %s fail without a mutant: %s", pkg, outcome)
