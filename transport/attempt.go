@@ -88,14 +88,15 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 // to its connection, and http3.Transport of quic-go v0.65.0 would cut responses that are
 // still being read.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
-	pooled := resp.ProtoMajor != 1 || resp.ContentLength == 0 || resp.Body == http.NoBody
+	ended := resp.Body == http.NoBody
+	pooled := ended || resp.ProtoMajor != 1 || resp.ContentLength == 0
 	closeEnds(resp)
 	if next.Small {
 		drain(resp, next)
 		return
 	}
-	if b, ok := resp.Body.(*beginning); ok {
-		pooled = pooled || b.whole()
+	if b, ok := resp.Body.(*beginning); ok && b.whole() {
+		ended, pooled = true, true
 	}
 	closed := make(chan struct{})
 	go func() {
@@ -110,9 +111,15 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 			closeIdle(base)
 		}
 	}()
-	clock.Wait(resp.Request.Context(), closed, closeWithin)
+	within := closeWithin
+	if ended { // Close does not wait for the server
+		within = time.Second
+	}
+	clock.Wait(resp.Request.Context(), closed, within)
 }
 
+// closeWithin is how long to wait for Close. With HTTP/2, Close waits for a Read of the
+// caller's body.
 const closeWithin = 50 * time.Millisecond
 
 // closeEnds makes Close end the connection of a response that was not read to its end.

@@ -84,6 +84,35 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 	}
 }
 
+// On a busy machine it may take long until the idle connections are closed.
+func TestTheSecondAttemptWaitsUntilIdleConnectionsAreClosed(t *testing.T) {
+	for slow, want := range map[time.Duration]time.Duration{300 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			base := slowToCloseIdle{counting{new(int)}, slow}
+			start := time.Now()
+			data, _ := noise(64 * kib)
+			getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base}, postBody(t, "https://api.example", data), 200)
+			if took := time.Since(start); took != want {
+				t.Errorf("%v until they are closed: waited %v, want %v", slow, took, want)
+			}
+			time.Sleep(time.Minute)
+		})
+	}
+}
+
+type slowToCloseIdle struct {
+	counting
+	takes time.Duration
+}
+
+func (s slowToCloseIdle) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := s.counting.RoundTrip(req)
+	resp.Body = http.NoBody // as net/http has it
+	return resp, err
+}
+
+func (s slowToCloseIdle) CloseIdleConnections() { time.Sleep(s.takes) }
+
 // A hangingClose is a body whose Close takes a minute.
 type hangingClose struct{ io.Reader }
 
