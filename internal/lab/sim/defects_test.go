@@ -146,7 +146,7 @@ var defects = []defect{
 	{"a refresh has the context of a request that is over", "tokensource/keyed.go", []string{
 		`return e.cache.Token(b, old)`, `return e.cache.Token(ctx, old)`}},
 	{"the budget is not given back", "internal/replay/recording.go", []string{
-		`b.budget.give(freed)`, `b.budget.give(0)`, `l.budget.give(l.bytes.Load())`, `l.budget.give(0)`}},
+		`b.budget.Give(freed)`, `b.budget.Give(0)`, `l.budget.Give(l.bytes.Load())`, `l.budget.Give(0)`}},
 	{"the first attempt is not held", "internal/replay/body.go", []string{
 		`	b.held = !b.dropped && (b.end == nil || b.end == io.EOF)
 	return b.held
