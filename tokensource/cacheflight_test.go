@@ -80,6 +80,7 @@ func TestASourceThatNeverAnswersIsBoundedByTimeout(t *testing.T) {
 		if got := time.Since(start); got != 3*time.Second {
 			t.Errorf("answered after %v, want 3s", got)
 		}
+		synctest.Wait() // the first call has ended
 		s.answer = numbered(0, time.Hour).answer
 		time.Sleep(time.Second)
 		_, err := c.Token(t.Context(), nil)
