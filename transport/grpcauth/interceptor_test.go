@@ -49,7 +49,7 @@ func TestAStreamThatAnInterceptorMakesOnceMoreMayBeRefused(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a, i, auth := world(t)
 			a.before = func(context.Context) error {
-				if n := a.calls.Load(); n == 1 || fatal {
+				if a.calls.Load() == 1 || fatal {
 					return status.Error(codes.Unavailable, "restarting")
 				}
 				return nil
