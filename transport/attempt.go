@@ -112,7 +112,7 @@ func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 		}
 	}()
 	within := closeWithin
-	if ended { // Close does not wait for the server
+	if ended && !next.Reading { // Close waits neither for the server nor for the caller's body
 		within = time.Second
 	}
 	clock.Wait(resp.Request.Context(), closed, within)

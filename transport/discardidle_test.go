@@ -113,6 +113,48 @@ func (s slowToCloseIdle) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (s slowToCloseIdle) CloseIdleConnections() { time.Sleep(s.takes) }
 
+// With HTTP/2, Close waits for a Read of the caller's body, even at the end of the
+// response.
+func TestASecondAttemptIsNotHeldUpByAReadOfTheCallersBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		go w.Write(make([]byte, 16*kib)) // and nothing for a minute
+		time.AfterFunc(time.Minute, func() { w.Close() })
+		start := time.Now()
+		var took time.Duration
+		base := roundTrip(func(req *http.Request) (*http.Response, error) {
+			if req.Header.Get("Authorization") == "Bearer new" {
+				took = time.Since(start)
+				io.Copy(io.Discard, req.Body)
+				return bodyAnswer(200, http.NoBody), nil
+			}
+			io.ReadFull(req.Body, make([]byte, 16*kib))
+			sent := make(chan struct{})
+			go func() {
+				req.Body.Read(make([]byte, 1))
+				close(sent)
+			}()
+			synctest.Wait()
+			return &http.Response{StatusCode: 401, ProtoMajor: 2, ContentLength: -1, Body: closesAfter{strings.NewReader("{"), sent},
+				Header: http.Header{"Content-Type": {"application/json"}}}, nil
+		})
+		auth := &transport.Auth{Source: oldThenNew, Base: base}
+		auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
+		getsStatus(t, auth, postBody(t, "https://api.example", r), 200)
+		if took != 50*time.Millisecond {
+			t.Errorf("the second attempt began after %v, want 50ms", took)
+		}
+	})
+}
+
+// A closesAfter is a body whose Close waits for an event.
+type closesAfter struct {
+	io.Reader
+	event chan struct{}
+}
+
+func (c closesAfter) Close() error { <-c.event; return nil }
+
 // A hangingClose is a body whose Close takes a minute.
 type hangingClose struct{ io.Reader }
 

@@ -123,3 +123,30 @@ func TestOnFinishIsCalledOnceWithoutAToken(t *testing.T) {
 		}
 	})
 }
+
+func TestOnFinishIsCalledOnceForAnEndThatSendOrHeaderFinds(t *testing.T) {
+	message := &testpb.StreamingOutputCallRequest{Payload: payload("long")}
+	for name, find := range map[string]func(testpb.TestService_FullDuplexCallClient){
+		"Header":           func(s testpb.TestService_FullDuplexCallClient) { s.Header() },
+		"Send":             func(s testpb.TestService_FullDuplexCallClient) { s.Send(&testpb.StreamingOutputCallRequest{}) },
+		"a message's size": func(s testpb.TestService_FullDuplexCallClient) { s.Send(message) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, _, auth := world(t)
+			a.before = func(context.Context) error { return status.Error(codes.ResourceExhausted, "busy") }
+			ctx, cancel := context.WithCancel(t.Context())
+			finished, option := finishes()
+			s, err := a.dial(t, auth).FullDuplexCall(ctx, option, grpc.MaxCallSendMsgSize(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the end arrives
+			find(s)
+			cancel()
+			synctest.Wait()
+			if len(*finished) != 1 || status.Code((*finished)[0]) != codes.ResourceExhausted {
+				t.Errorf("%s: got OnFinish %v, want ResourceExhausted once", name, *finished)
+			}
+		})
+	}
+}

@@ -138,7 +138,7 @@ func TestOnFinishIsCalledOnceWhenARefusedStreamIsCancelled(t *testing.T) {
 	})
 }
 
-func TestASourceThatPanicsLeavesNoLock(t *testing.T) {
+func TestAStreamWhoseSourcePanicsLeavesNoLockAndCallsOnFinishOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, i, auth := world(t)
 		auth.Source = tokensource.Func(func(_ context.Context, old *tokensource.Token) (*tokensource.Token, error) {
@@ -149,7 +149,8 @@ func TestASourceThatPanicsLeavesNoLock(t *testing.T) {
 		})
 		client := a.dial(t, auth)
 		i.revoke()
-		s, err := client.FullDuplexCall(t.Context())
+		finished, option := finishes()
+		s, err := client.FullDuplexCall(t.Context(), option)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,6 +162,9 @@ func TestASourceThatPanicsLeavesNoLock(t *testing.T) {
 			if err := s.Send(&testpb.StreamingOutputCallRequest{}); err != io.EOF {
 				t.Errorf("got %v, want EOF", err)
 			}
+		}
+		if len(*finished) != 1 || status.Code((*finished)[0]) != codes.Unauthenticated {
+			t.Errorf("got OnFinish %v, want Unauthenticated once", *finished)
 		}
 	})
 }

@@ -8,7 +8,9 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -62,17 +64,25 @@ func (s *stream) start() error {
 	return err
 }
 
-// finished is the OnFinish of the first stream.
+// finished is the OnFinish of the first stream, and of more if an interceptor tries
+// again. Success is an end. So is what the caller's context or the closed connection
+// causes: it may come while no method is in progress. After another error the method in
+// progress decides, because the interceptor may try again.
 func (s *stream) finished(err error) {
 	s.mu.Lock()
 	s.ended, s.err = true, err
-	refused := s.call.refused(err) // then renew follows
-	if !refused {
-		s.forget()
-	}
 	s.mu.Unlock()
-	if !refused {
-		s.finish(first, err)
+	switch status.Code(err) {
+	case codes.OK, codes.Canceled, codes.DeadlineExceeded:
+		s.over(err)
+	}
+}
+
+// over ends the call if the first stream has ended: the caller learns of err.
+func (s *stream) over(err error) {
+	if ended, _ := s.end(); ended {
+		s.settle()
+		s.finish(first, noEOF(err))
 	}
 }
 
@@ -95,6 +105,9 @@ func (s *stream) finish(of int32, err error) {
 // only the caller's RecvMsg finds out; until then the message counts as sent.
 func (s *stream) SendMsg(m any) error {
 	old, recorded, err := s.sendOnce(m)
+	if noEOF(err) != nil {
+		s.over(err)
+	}
 	if err != io.EOF || !recorded {
 		return err
 	}
@@ -103,7 +116,7 @@ func (s *stream) SendMsg(m any) error {
 	if renewed, _ := s.renew(old, err); renewed || !ended {
 		return nil // a second stream sends it
 	}
-	s.settle()
+	s.over(err)
 	return io.EOF
 }
 
@@ -135,6 +148,9 @@ func (s *stream) RecvMsg(m any) error {
 	}
 	s.settle()
 	call.judge(noEOF(err))
+	if err != nil {
+		s.over(err)
+	}
 	return err
 }
 
@@ -149,6 +165,9 @@ func (s *stream) Header() (metadata.MD, error) {
 	}
 	if renewed, _ := s.renew(old, end); renewed {
 		return s.Header()
+	}
+	if end != nil {
+		s.over(end)
 	}
 	return md, err
 }
@@ -173,11 +192,13 @@ func (s *stream) renew(old grpc.ClientStream, err error) (bool, error) {
 		return false, err
 	case s.final == nil:
 		s.final = err // it stays if the stream is over, such as cancelled, or the Source panics
+		defer func() {
+			if s.final != nil {
+				s.finish(second, s.final)
+			}
+		}()
 		if s.fate.CompareAndSwap(first, second) {
 			s.final = s.again(err)
-		}
-		if s.final != nil {
-			s.finish(second, s.final)
 		}
 	}
 	return s.final == nil, s.final
@@ -220,9 +241,7 @@ func (s *stream) again(refusal error) error {
 func resend(current grpc.ClientStream, sent []proto.Message, closed bool, done func()) {
 	defer done()
 	for _, m := range sent {
-		if current.SendMsg(m) != nil {
-			return // RecvMsg says why
-		}
+		current.SendMsg(m) // if it fails, RecvMsg says why, or an interceptor rejects only this one
 	}
 	if closed {
 		current.CloseSend()
