@@ -40,10 +40,12 @@ func TestANilPointerForAnErrorIsAnErrorAndEndsNothing(t *testing.T) {
 			"Cache":  &tokensource.Cache{Source: source},
 			"Stored": newProcess(new(storetest.Memory), source),
 		} {
-			got, err := s.Token(t.Context(), nil)
-			if got != nil || err == nil || !strings.Contains(err.Error(), "nil pointer") {
-				t.Errorf("%s of %s: got %v and %v, want an error that tells of a nil pointer", name, where, got, err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				got, err := s.Token(t.Context(), nil)
+				if got != nil || err == nil || !strings.Contains(err.Error(), "nil pointer") {
+					t.Errorf("%s of %s: got %v and %v, want an error that tells of a nil pointer", name, where, got, err)
+				}
+			})
 		}
 	}
 }
