@@ -40,11 +40,7 @@ func TestASenderGoesOnWhileASecondStreamIsReceived(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error, 1)
-		go func() {
-			_, err := s.Recv()
-			received <- err
-		}()
+		received := receiving(s)
 		for range 100 {
 			if err := s.Send(&testpb.StreamingOutputCallRequest{Payload: payload(strings.Repeat("x", 10<<10))}); err != nil {
 				t.Fatal(err)
@@ -72,11 +68,7 @@ func TestHeaderReturnsWhileAMessageIsAwaited(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error, 1)
-		go func() {
-			_, err := s.Recv()
-			received <- err
-		}()
+		received := receiving(s)
 		synctest.Wait()
 		header, err := s.Header()
 		s.Send(&testpb.StreamingOutputCallRequest{})
@@ -84,6 +76,16 @@ func TestHeaderReturnsWhileAMessageIsAwaited(t *testing.T) {
 			t.Errorf("got header %v with error %v, and %v, want a message", header, err, got)
 		}
 	})
+}
+
+// receiving receives a message meanwhile.
+func receiving(s testpb.TestService_FullDuplexCallClient) <-chan error {
+	received := make(chan error, 1)
+	go func() {
+		_, err := s.Recv()
+		received <- err
+	}()
+	return received
 }
 
 // finishes returns an option that counts the ends of a call.
@@ -103,11 +105,7 @@ func TestOnFinishIsCalledOnceWhenSenderAndReceiverMeetARefusal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		received := make(chan error, 1)
-		go func() {
-			_, err := s.Recv()
-			received <- err
-		}()
+		received := receiving(s)
 		for err == nil { // until the window is full
 			err = s.Send(&testpb.StreamingOutputCallRequest{Payload: payload(strings.Repeat("x", 10<<10))})
 		}

@@ -18,7 +18,7 @@ import (
 type stream struct {
 	open func(*call, []grpc.CallOption) (grpc.ClientStream, error)
 	opts []grpc.CallOption
-	fate atomic.Int32
+	fate atomic.Int32 // first, second or over
 
 	turn  lock  // held while a refusal is answered; guards final
 	final error // of a stream that was refused and is not made again
@@ -74,12 +74,12 @@ func (s *stream) finished(err error) {
 	s.mu.Unlock()
 	switch status.Code(err) {
 	case codes.OK, codes.Canceled, codes.DeadlineExceeded:
-		s.over(err)
+		s.conclude(err)
 	}
 }
 
-// over ends the call if the first stream has ended: the caller learns of err.
-func (s *stream) over(err error) {
+// conclude ends the call with err, which the caller gets, if the first stream has ended.
+func (s *stream) conclude(err error) {
 	if ended, _ := s.end(); ended {
 		s.settle()
 		s.finish(first, noEOF(err))
@@ -106,7 +106,7 @@ func (s *stream) finish(of int32, err error) {
 func (s *stream) SendMsg(m any) error {
 	old, recorded, err := s.sendOnce(m)
 	if noEOF(err) != nil {
-		s.over(err)
+		s.conclude(err)
 	}
 	if err != io.EOF || !recorded {
 		return err
@@ -116,7 +116,7 @@ func (s *stream) SendMsg(m any) error {
 	if renewed, _ := s.renew(old, err); renewed || !ended {
 		return nil // a second stream sends it
 	}
-	s.over(err)
+	s.conclude(err)
 	return io.EOF
 }
 
@@ -149,7 +149,7 @@ func (s *stream) RecvMsg(m any) error {
 	s.settle()
 	call.judge(noEOF(err))
 	if err != nil {
-		s.over(err)
+		s.conclude(err)
 	}
 	return err
 }
@@ -167,7 +167,7 @@ func (s *stream) Header() (metadata.MD, error) {
 		return s.Header()
 	}
 	if end != nil {
-		s.over(end)
+		s.conclude(end)
 	}
 	return md, err
 }
