@@ -102,6 +102,7 @@ func TestAJWTWithoutExpiresInLivesFromIatToExp(t *testing.T) {
 		`{"iat":99999996400,"exp":100000000000}`:                   time.Hour, // a clock that is centuries off
 		`{"iat":1000,"exp":4600,"sub":7,"aud":{"x":1},"nbf":"no"}`: time.Hour,
 		`{"exp":4600}`:                     0,
+		`{"exp":946688400}`:                time.Hour - time.Second, // from the reply on: one in the bubble's 2000
 		`{"iat":1000}`:                     0,
 		`{"iat":4600,"exp":1000}`:          0,
 		`{"iat":1000,"exp":1000}`:          0,
