@@ -27,7 +27,7 @@ func picture(w io.Writer, path string, s summary) error {
 }
 
 // The measures of the picture, in its own units; the template has them too. From
-// the top: mishaps, refreshes, answers, lanes, axis.
+// the top: mishaps, refreshes, answers, lanes, axis, legend.
 const (
 	left, right = 128.0, 1268.0
 	answersTop  = 92.0
