@@ -85,9 +85,9 @@ func answered(base http.RoundTripper, req, out *http.Request) (*http.Response, e
 // body was read, as by [PeekJSON]. Other connections are in the pool already. A
 // connection of HTTP/2 ends once no other request is on it. Base can only be told to
 // close all idle connections. The second attempt waits for that: at most 1 s, or 50 ms
-// where Close may wait for the server or for the caller's body. Over HTTP/3 nothing is closed: a stream ends without harm
-// to its connection, and http3.Transport of quic-go v0.65.0 would cut responses that are
-// still being read.
+// where Close may wait for the server or for the caller's body. Over HTTP/3 nothing is
+// closed: a stream ends without harm to its connection, and http3.Transport of quic-go
+// v0.65.0 would cut responses that are still being read.
 func discard(base http.RoundTripper, resp *http.Response, next replay.Next) {
 	ended := resp.Body == http.NoBody
 	pooled := ended || resp.ProtoMajor != 1 || resp.ContentLength == 0
