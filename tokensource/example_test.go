@@ -107,9 +107,7 @@ func ExampleClientCredentials() {
 	defer srv.Close()
 	source := &tokensource.Cache{Source: &tokensource.ClientCredentials{
 		Endpoint: tokensource.Endpoint{
-			URL:              srv.TokenURL(),
-			ClientID:         srv.ClientID,
-			ClientSecret:     srv.ClientSecret,
+			URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
 			ClientSecretPost: true,
 		},
 		Scopes: []string{"reports"},

@@ -70,15 +70,15 @@ func ExampleError_blame() {
 		_, err := client.Get(url)
 		fmt.Println(blame(err))
 	}
-	srv.Fail(tokentest.Failure{Hang: true})
-	srv.Fail(tokentest.Failure{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
-	get(srv.APIURL(), 50*time.Millisecond)
-	get(srv.APIURL(), 0)
 	get("http://localhost:1", 0)
+	srv.Fail(tokentest.Failure{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
+	get(srv.APIURL(), 0)
+	srv.Fail(tokentest.Failure{Hang: true})
+	get(srv.APIURL(), 50*time.Millisecond)
 	// Output:
-	// the token endpoint is slow
-	// tokensource: the token endpoint answered 401 invalid_client
 	// the API, or the network on the way to it
+	// tokensource: the token endpoint answered 401 invalid_client
+	// the token endpoint is slow
 }
 
 // A rule that HasJSON cannot express: any code from 40100 to 40199 refuses the token.

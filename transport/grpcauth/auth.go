@@ -128,7 +128,7 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 // GetRequestMetadata and RequireTransportSecurity make Auth a
 // credentials.PerRPCCredentials, for calls that interceptors do not see, such as the
 // health checks that gRPC makes by itself. Pass the Auth to grpc.WithPerRPCCredentials:
-// then each call carries a token, but a refused call is not made again.
+// then these calls carry a token, too, but are not made again.
 //
 // GetRequestMetadata returns nothing for the calls of Auth's interceptors, nor for those
 // with authorization in their metadata. Without the interceptors, a call that has the
