@@ -319,6 +319,8 @@ func Example_reverseProxy() {
 					ClientSecret: srv.ClientSecret,
 				},
 			}},
+			MaxBody:   1 << 20,  // a refused upload of 1 MiB is sent again
+			MaxMemory: 50 << 20, // also 50 of them at a time
 		},
 	})
 	defer proxy.Close()

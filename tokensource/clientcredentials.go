@@ -34,9 +34,10 @@ func (c ClientCredentials) String() string {
 	return "client credentials for the " + c.Endpoint.String()
 }
 
-// Format writes [ClientCredentials.String] for every verb. The Format method of
-// Endpoint does not suffice, because fmt skips it on the way to a field that does not
-// fit the verb.
+// The Format method of Endpoint does not suffice, because fmt skips it on the way to a
+// field that does not fit the verb.
+
+// Format writes [ClientCredentials.String] for every verb.
 func (c ClientCredentials) Format(s fmt.State, verb rune) { io.WriteString(s, c.String()) }
 
 // MarshalText returns [ClientCredentials.String], so that JSON, XML and slog show no secret.

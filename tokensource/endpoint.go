@@ -31,7 +31,7 @@ type Endpoint struct {
 	// ClientSecret by HTTP Basic or in the form. If Issuer is nil, you must set URL.
 	Issuer *Issuer
 
-	// ClientID is the client's identifier.
+	// ClientID is the client's identifier. Empty means that requests have none.
 	ClientID string
 
 	// ClientSecret authenticates the client by HTTP Basic (client_secret_basic). Empty

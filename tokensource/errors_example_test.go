@@ -15,23 +15,28 @@ import (
 	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 )
 
-// What a token endpoint says when it refuses a request.
+// What a token endpoint says when it refuses a request, and what it is if a proxy answers.
 func ExampleEndpointError() {
 	srv := tokentest.Start() // stands for an authorization server
 	defer srv.Close()
 	srv.Fail(tokentest.Failure{Status: 429, RetryAfter: "30", Body: `{"error":"slow_down","error_description":"too many logins"}`})
+	srv.Fail(tokentest.Failure{Status: 502, ContentType: "text/html", Body: "<html>Bad gateway</html>"})
 
 	source := &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
 		URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
 	}}
-	_, err := source.Token(context.Background(), nil)
-	if e, ok := errors.AsType[*tokensource.EndpointError](err); ok {
-		fmt.Println(e.StatusCode, e.Code, e.RetryAfter)
-		fmt.Println(e.Description, e.URI)
+	for range 2 {
+		_, err := source.Token(context.Background(), nil)
+		if e, ok := errors.AsType[*tokensource.EndpointError](err); ok {
+			fmt.Println(e.StatusCode, e.RetryAfter, e.Err)
+			fmt.Printf("%q %q %q\n", e.Code, e.Description, e.URI)
+		}
 	}
 	// Output:
-	// 429 slow_down 30s
-	// too many logins
+	// 429 30s <nil>
+	// "slow_down" "too many logins" ""
+	// 502 0s reply: markup, neither JSON nor a form
+	// "" "" ""
 }
 
 // A login API of your own that limits the rate of logins and says when to refresh.
@@ -77,7 +82,7 @@ func ExampleRefresh() {
 			switch r.Cause {
 			case tokensource.Early:
 			case tokensource.Expired, tokensource.Refused:
-				fmt.Println(r.Cause, r.Waiters, r.Err)
+				fmt.Println(r.Cause, r.Waiters, r.Err, "slow:", r.Duration > time.Minute)
 			}
 			close(done)
 		},
@@ -86,7 +91,7 @@ func ExampleRefresh() {
 		log.Fatal(err)
 	}
 	<-done
-	// Output: expired 1 <nil>
+	// Output: expired 1 <nil> slow: false
 }
 
 // A page that shows whether a user is logged in must not cause a refresh.
@@ -161,7 +166,7 @@ func ExampleStored_Pending() {
 	stored := &tokensource.Stored{Source: &tokensource.RefreshToken{}, Store: store, Key: "user-1234"}
 	err := stored.Set(ctx, &tokensource.Token{RefreshToken: "from-the-login"})
 	failure, _ := errors.AsType[*tokensource.StoreError](err)
-	fmt.Println(failure.Op, "failed:", failure.Err)
+	fmt.Println(failure.Op, "of", failure.Key, "failed:", failure.Err)
 	fmt.Println("pending:", stored.Pending())
 
 	store.away = false
@@ -170,9 +175,43 @@ func ExampleStored_Pending() {
 	}
 	fmt.Println(err, "pending:", stored.Pending())
 	// Output:
-	// update failed: no route to host
+	// update of user-1234.dc6a95fa0bd6a9db failed: no route to host
 	// pending: true
 	// <nil> pending: false
+}
+
+// A login page runs beside the service that sends the requests. Through the Store, the
+// service gets its logins, the tokens that a server sent it, and its logouts.
+func ExampleStored_Set() {
+	ctx := context.Background()
+	store := new(storetest.Memory) // stands for a Store that both share
+	open := func() *tokensource.Stored {
+		return &tokensource.Stored{Source: &tokensource.RefreshToken{}, Store: store, Key: "user-1234"}
+	}
+	page, service := open(), &tokensource.Cache{Source: open()}
+
+	login := &tokensource.Token{AccessToken: "from-the-login", TokenType: "Bearer", RefreshToken: "secret"}
+	if err := page.Set(ctx, login); err != nil {
+		log.Fatal(err)
+	}
+	token, err := service.Token(ctx, nil)
+	fmt.Println(token.AccessToken, err)
+
+	if err := page.Replace(ctx, login, &tokensource.Token{AccessToken: "from-the-server"}); err != nil {
+		log.Fatal(err)
+	}
+	token, err = service.Token(ctx, token) // when the server refuses the first
+	fmt.Println(token.AccessToken, err)
+
+	if err := page.Forget(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = service.Token(ctx, token)
+	fmt.Println("a login is needed:", errors.Is(err, tokensource.ErrReauthenticate))
+	// Output:
+	// from-the-login <nil>
+	// from-the-server <nil>
+	// a login is needed: true
 }
 
 // Replicas share the token of the service itself, which saves token requests. While the

@@ -54,20 +54,22 @@ func ExampleSignedJWT() {
 		Issuer:    "reports",
 		Audience:  []string{"https://api.example.com"},
 		Lifetime:  time.Minute,
+		Claims:    map[string]any{"scope": "read"},
 		Header:    map[string]any{"typ": "at+jwt"},
 	}}
 
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		token, err := jwt.Parse(bearer, func(*jwt.Token) (any, error) { return key.Public(), nil })
-		fmt.Println(token.Header["alg"], token.Header["kid"], token.Claims.(jwt.MapClaims)["iss"], err)
+		claims := token.Claims.(jwt.MapClaims)
+		fmt.Println(token.Header["alg"], token.Header["kid"], claims["iss"], claims["scope"], err)
 	}))
 	defer api.Close()
 	client := &http.Client{Transport: &transport.Auth{Source: source}}
 	if _, err := client.Get(api.URL); err != nil {
 		log.Fatal(err)
 	}
-	// Output: ES256 2026-11 reports <nil>
+	// Output: ES256 2026-11 reports read <nil>
 }
 
 // A client that authenticates by a signed assertion instead of a secret
@@ -93,6 +95,22 @@ func ExampleEndpoint_ClientAssertion() {
 			},
 			Params: url.Values{"audience": {"https://api.example.com"}},
 		},
+	}}
+	token, err := source.Token(context.Background(), nil)
+	fmt.Println(token != nil, err)
+	// Output: true <nil>
+}
+
+// A server that takes the secret only in the form.
+func ExampleClientCredentials() {
+	srv := tokentest.Start()
+	defer srv.Close()
+	source := &tokensource.Cache{Source: &tokensource.ClientCredentials{
+		Endpoint: tokensource.Endpoint{
+			URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
+			ClientSecretPost: true,
+		},
+		Scopes: []string{"reports"},
 	}}
 	token, err := source.Token(context.Background(), nil)
 	fmt.Println(token != nil, err)
@@ -284,7 +302,7 @@ func ExampleKeyed_Set() {
 				Scopes:   []string{"reports"},
 			}}
 		},
-		MaxKeys: 50_000,
+		MaxKeys: 1, // a service has more
 	}
 
 	alice := context.WithValue(context.Background(), userName{}, "alice")
@@ -293,14 +311,27 @@ func ExampleKeyed_Set() {
 	}
 	token, err := users.Token(alice, nil) // as an Auth does
 	fmt.Println(token != nil, err)
+
+	bob := context.WithValue(context.Background(), userName{}, "bob")
+	err = users.Set(bob, &tokensource.Token{RefreshToken: srv.RefreshToken()})
+	fmt.Println("answer 503:", errors.Is(err, tokensource.ErrKeysFull))
+
+	// The server sends a new token by itself, for example over a WebSocket.
+	if err := users.Replace(alice, token, &tokensource.Token{AccessToken: "from-the-server"}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(users.Peek(alice, token).AccessToken)
+
 	if err := users.Forget(alice); err != nil {
 		log.Fatal(err)
 	}
 	_, err = users.Token(alice, nil)
-	fmt.Println(users.Peek(alice, nil) != nil, errors.Is(err, tokensource.ErrReauthenticate))
+	fmt.Println("a login is needed:", errors.Is(err, tokensource.ErrReauthenticate))
 	// Output:
 	// true <nil>
-	// false true
+	// answer 503: true
+	// from-the-server
+	// a login is needed: true
 }
 
 // Two processes share a refresh token that works once. Memory stands for the Store of
@@ -344,4 +375,39 @@ func ExampleStored() {
 	// 200 OK
 	// 200 OK
 	// exchanges: 2 refresh tokens used twice: 0
+}
+
+// Before an old encryption key can go, each value is saved again with the new one, which
+// is the first in Keys.
+func ExampleEncrypted() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	database := new(storetest.Memory) // stands for a Store like pgstore's
+	with := func(keys ...[]byte) *tokensource.Encrypted {
+		return &tokensource.Encrypted{Store: database, Keys: keys}
+	}
+	oldKey, newKey := make([]byte, 32), []byte("32 random bytes from your secrets")[:32]
+	err := with(oldKey).Update(ctx, "user-1", func(_ []byte, save func([]byte) error) error {
+		return save([]byte("a token"))
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	for _, name := range []string{"user-1", "user-2"} { // the keys in the database
+		err := with(newKey, oldKey).Update(ctx, name, func(value []byte, save func([]byte) error) error {
+			if value == nil {
+				return nil // none was saved
+			}
+			return save(value)
+		})
+		if errors.Is(err, tokensource.ErrLocked) {
+			fmt.Println(name, "is in use, try again later")
+		} else if err != nil {
+			log.Fatal(err)
+		}
+	}
+	value, err := with(newKey).Load(ctx, "user-1")
+	fmt.Println(string(value), err)
+	// Output: a token <nil>
 }

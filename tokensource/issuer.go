@@ -23,10 +23,10 @@ import (
 // 8414, OpenID Connect Discovery 1.0). Set it as [Endpoint.Issuer].
 //
 // The Endpoint's Client fetches the metadata when they are first needed, again after an
-// hour, and a minute after the token endpoint was not found. If a later fetch fails,
-// the known metadata stay in use. The metadata must use https like the token endpoint,
-// name the issuer that was asked for, and have at most 1 MiB. Redirects are not
-// followed.
+// hour, and a minute after the token endpoint gave no answer or the status 404 or 410.
+// If a later fetch fails, the known metadata stay in use. The metadata must use https
+// like the token endpoint, name the issuer that was asked for, and have at most 1 MiB.
+// Redirects are not followed.
 //
 // An Issuer is safe for concurrent use by several Endpoints. You must not copy it after
 // its first use.

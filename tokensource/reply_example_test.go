@@ -2,6 +2,7 @@ package tokensource_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -124,7 +125,12 @@ func ExampleEndpoint_Exchange() {
 	defer server.Close()
 	server.SetDPoP(tokentest.DPoP{Required: true})
 
-	prover := &transport.DPoP{Key: must(tokensource.ParsePrivateKey(keyPEM))}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	prover := &transport.DPoP{Key: key}
 	endpoint := tokensource.Endpoint{
 		URL: server.TokenURL(), ClientID: server.ClientID, ClientSecret: server.ClientSecret,
 		Client: &http.Client{Transport: prover},

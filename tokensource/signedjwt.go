@@ -55,10 +55,12 @@ type SignedJWT struct {
 	// second is an error.
 	Lifetime time.Duration
 
-	// Claims are further claims. A claim that a field or Token sets is an error.
+	// Claims are further claims. A claim that a field or Token sets is an error. Nil
+	// means none.
 	Claims map[string]any
 
-	// Header holds further header parameters, or another typ, such as at+jwt.
+	// Header holds further header parameters, or another typ, such as at+jwt. Nil means
+	// none.
 	Header map[string]any
 }
 

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/tokentest"
 	"github.com/tokentripper/tokentripper/transport"
 )
 
@@ -37,6 +40,45 @@ func ExampleError() {
 	// status: 401
 	// scope: reports
 	// a login is needed: true
+}
+
+// Who is to blame for a request that failed.
+func ExampleError_blame() {
+	blame := func(err error) string {
+		e, ok := errors.AsType[*transport.Error](err)
+		switch {
+		case !ok:
+			return "the API, or the network on the way to it"
+		case errors.Is(e, tokensource.ErrReauthenticate):
+			return "the login has ended"
+		case e.Timeout():
+			return "the token endpoint is slow"
+		}
+		return e.Err.Error()
+	}
+
+	srv := tokentest.Start()
+	defer srv.Close()
+	get := func(url string, timeout time.Duration) {
+		client := &http.Client{Transport: &transport.Auth{Source: &tokensource.Cache{
+			Source: &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
+				URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret,
+			}},
+			Timeout:  timeout,
+			Patience: -1, // return the first failure
+		}}}
+		_, err := client.Get(url)
+		fmt.Println(blame(err))
+	}
+	get("http://localhost:1", 0)
+	srv.Fail(tokentest.Failure{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
+	get(srv.APIURL(), 0)
+	srv.Fail(tokentest.Failure{Hang: true})
+	get(srv.APIURL(), 50*time.Millisecond)
+	// Output:
+	// the API, or the network on the way to it
+	// tokensource: the token endpoint answered 401 invalid_client
+	// the token endpoint is slow
 }
 
 // A rule that HasJSON cannot express: any code from 40100 to 40199 refuses the token.
@@ -86,17 +128,47 @@ func ExampleDPoP_Thumbprint() {
 
 // A service mesh encrypts what leaves the machine, so the program itself uses http.
 func ExampleAuth_serviceMesh() {
-	auth := &transport.Auth{
-		Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{
-			Endpoint: tokensource.Endpoint{URL: "http://auth.mesh/token", ClientID: "reports", AllowHTTP: true},
-		}},
+	srv := tokentest.Start()
+	defer srv.Close()
+	mesh := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(srv.URL, "http://"))
+	}}
+	defer mesh.CloseIdleConnections()
+
+	client := &http.Client{Transport: &transport.Auth{
+		Source: &tokensource.Cache{Source: &tokensource.ClientCredentials{Endpoint: tokensource.Endpoint{
+			URL:          "http://auth.mesh/token",
+			ClientID:     srv.ClientID,
+			ClientSecret: srv.ClientSecret,
+			Client:       &http.Client{Transport: mesh},
+			AllowHTTP:    true,
+		}}},
+		Base:      mesh,
 		Origins:   []string{"http://api.mesh"},
 		AllowHTTP: true,
+	}}
+	resp, err := client.Get("http://api.mesh/api")
+	if err != nil {
+		log.Fatal(err)
 	}
-	client := &http.Client{Transport: auth}
-	defer client.CloseIdleConnections() // those of the transport below Auth
-	if below, ok := auth.WrappedRoundTripper().(*http.Transport); ok {
-		fmt.Println("a proxy may be set:", below.Proxy != nil)
+	resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 200 OK
+}
+
+// Code that gets a client finds the http.Transport below its layers.
+func ExampleAuth_WrappedRoundTripper() {
+	client := &http.Client{Transport: &transport.Auth{Source: new(tokensource.Cache), Base: new(transport.DPoP)}}
+	defer client.CloseIdleConnections() // each layer passes it on
+
+	below := client.Transport
+	for {
+		layer, ok := below.(interface{ WrappedRoundTripper() http.RoundTripper })
+		if !ok {
+			break
+		}
+		below = layer.WrappedRoundTripper()
 	}
-	// Output: a proxy may be set: true
+	fmt.Println(below == http.DefaultTransport)
+	// Output: true
 }

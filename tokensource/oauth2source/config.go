@@ -1,7 +1,8 @@
 // Package oauth2source connects this library with golang.org/x/oauth2, both ways.
 //
-// [RefreshToken] and [ClientCredentials] make a grant from the Config of a program that
-// uses x/oauth2, and [Token] passes a login on:
+// Begin with [RefreshToken] or, the other way, [TokenSource]. RefreshToken and
+// [ClientCredentials] make a grant from the Config of a program that uses x/oauth2, and
+// [Token] passes a login on:
 //
 //	cache := &tokensource.Cache{Source: oauth2source.RefreshToken(ctx, config)}
 //	err := cache.Set(ctx, oauth2source.Token(token))

@@ -1,6 +1,6 @@
 // Package pgstore keeps the tokens of [tokensource.Stored] in Postgres, for processes
 // on many machines. It needs Postgres 9.5 or later; the tests run 15. [CreateTable]
-// makes the table for a [Store].
+// makes the table. Make a [Store] and pass it to Stored.
 //
 // # The lock
 //

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -64,32 +65,46 @@ func ExampleServer_TrustKey() {
 	// Output: alice <nil>
 }
 
-// A client that must survive an outage and a lost reply.
+// What a client must survive: outages, pages of proxies, lost replies, replies without end.
 func ExampleServer_Fail() {
 	srv := tokentest.Start()
 	defer srv.Close()
-	login := func() string {
-		resp, err := http.PostForm(srv.TokenURL(), url.Values{
+	refresh := func(timeout time.Duration) string {
+		client := &http.Client{Timeout: timeout}
+		resp, err := client.PostForm(srv.TokenURL(), url.Values{
 			"grant_type": {"refresh_token"}, "refresh_token": {srv.RefreshToken()}, "client_id": {srv.ClientID},
 		})
 		if err != nil {
 			return "no answer"
 		}
-		return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Retry-After"))
+		defer resp.Body.Close()
+		n, _ := io.CopyN(io.Discard, resp.Body, 1<<20)
+		return fmt.Sprintf("%d %v %d bytes", resp.StatusCode, resp.Header["Retry-After"], n)
 	}
-	srv.Fail(tokentest.Failure{Times: 2, RetryAfter: "1"}) // others: Reset, Endless, Hang
-	srv.Fail(tokentest.Failure{LoseReply: true})
-	for range 3 {
-		fmt.Println(login())
+	for _, f := range []tokentest.Failure{
+		{RetryAfter: "1"},
+		{Status: 502, Body: "<html>", ContentType: "text/html"},
+		{Reset: true},
+		{LoseReply: true}, // the server has issued tokens
+		{Endless: true},
+		{Times: -1}, // until ClearFailures
+	} {
+		srv.Fail(f)
+		fmt.Println(refresh(0))
 	}
-	srv.Fail(tokentest.Failure{Times: -1, Body: "<html>", ContentType: "text/html"}) // for ever
 	srv.ClearFailures()
-	fmt.Println(login(), "issued:", srv.Counts().Issued)
+	fmt.Println("issued:", srv.Counts().Issued)
+	srv.Fail(tokentest.Failure{Hang: true})
+	fmt.Println(refresh(10 * time.Millisecond))
 	// Output:
-	// 503 1
-	// 503 1
+	// 503 [1] 35 bytes
+	// 502 [] 6 bytes
 	// no answer
-	// 200  issued: 2
+	// no answer
+	// 200 [] 1048576 bytes
+	// 503 [] 35 bytes
+	// issued: 1
+	// no answer
 }
 
 // Tokens that expire at once, and a legacy API that says only 403.

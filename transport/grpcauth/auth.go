@@ -81,7 +81,7 @@ type Auth struct {
 	budget replay.Budget
 }
 
-// Unary is a grpc.UnaryClientInterceptor.
+// Unary is a grpc.UnaryClientInterceptor. It makes a refused call once more.
 func (a *Auth) Unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	c, err := a.begin(ctx, cc, method, opts)
 	if c == nil && err == nil {
@@ -126,11 +126,13 @@ func (a *Auth) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 }
 
 // GetRequestMetadata and RequireTransportSecurity make Auth a
-// credentials.PerRPCCredentials, for what takes no interceptors: it sends a token with
-// each call, but makes no call again. With the option grpc.WithPerRPCCredentials, the
-// health checks that gRPC makes by itself carry a token, too. It adds nothing to the
-// calls of Auth's interceptors and to those with authorization in their metadata.
-// Without the interceptors, a call with the option grpc.PerRPCCredentials carries both.
+// credentials.PerRPCCredentials, for calls that interceptors do not see, such as the
+// health checks that gRPC makes by itself. Pass the Auth to grpc.WithPerRPCCredentials:
+// then these calls carry a token, too, but are not made again.
+//
+// GetRequestMetadata returns nothing for the calls of Auth's interceptors, nor for those
+// with authorization in their metadata. Without the interceptors, a call that has the
+// option grpc.PerRPCCredentials, too, carries both tokens.
 func (a *Auth) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	info, _ := credentials.RequestInfoFromContext(ctx)
 	if ctx.Value(callKey{a}) == any(info.Method) || authorized(ctx) {

@@ -86,8 +86,8 @@ func ExampleAuth_GetRequestMetadata() {
 	// Unauthenticated
 }
 
-// A refused stream is made again from a recording of what it has sent, which MaxStream
-// bounds.
+// A refused stream is made again from a recording of what it has sent. MaxStream bounds the
+// recording of one stream, MaxMemory those of all.
 func ExampleAuth_Stream() {
 	srv := tokentest.Start()
 	defer srv.Close()
@@ -97,7 +97,7 @@ func ExampleAuth_Stream() {
 	cache := &tokensource.Cache{Source: &tokensource.ClientCredentials{
 		Endpoint: tokensource.Endpoint{URL: srv.TokenURL(), ClientID: srv.ClientID, ClientSecret: srv.ClientSecret},
 	}}
-	auth := &grpcauth.Auth{Source: cache, AllowInsecure: true, MaxStream: 1 << 20}
+	auth := &grpcauth.Auth{Source: cache, AllowInsecure: true, MaxStream: 1 << 20, MaxMemory: 100 << 20}
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithChainStreamInterceptor(auth.Stream))
 	if err != nil {
 		log.Fatal(err)

@@ -2,7 +2,7 @@
 //
 // MCP is the Model Context Protocol. Begin with [Auth], an http.RoundTripper for the
 // Streamable HTTP transport of [github.com/modelcontextprotocol/go-sdk/mcp]. You supply
-// a function that logs in, for instance by a browser:
+// a function that logs in, for instance by a browser, with what a [Discovery] says:
 //
 //	auth := &mcpauth.Auth{Server: endpoint, Login: login}
 //	session, err := client.Connect(ctx, &mcp.StreamableClientTransport{

@@ -94,35 +94,3 @@ func browse(ctx context.Context, state, at string) (code string, err error) {
 	}
 	return back.Query().Get("code"), nil
 }
-
-// The login is in a Store, so that the user need not log in when the program starts again.
-// The memory stands for a filestore.Store.
-func ExampleAuth_stored() {
-	server := startServer()
-	defer server.Close()
-	store := new(memory)
-
-	for range 2 { // starts of the program
-		var tokens *tokensource.Cache
-		client := &http.Client{Transport: &mcpauth.Auth{
-			Server:   server.endpoint,
-			Endpoint: tokensource.Endpoint{ClientID: "https://app.example/client.json"},
-			Login:    logIn,
-			Cache: func(source tokensource.Source) *tokensource.Cache {
-				tokens = &tokensource.Cache{Source: &tokensource.Stored{Source: source, Store: store, Key: "mcp"}}
-				return tokens
-			},
-			Base: http.DefaultTransport, // or layers of yours
-		}}
-		resp, err := client.Get(server.endpoint)
-		if err != nil {
-			log.Fatal(err)
-		}
-		resp.Body.Close()
-		token := tokens.Peek(context.Background(), nil) // and tokens.Forget logs out
-		fmt.Println(token.TokenType, "token after", server.visits, "visit of the user")
-	}
-	// Output:
-	// Bearer token after 1 visit of the user
-	// Bearer token after 1 visit of the user
-}

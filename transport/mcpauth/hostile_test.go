@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/transport/mcpauth"
 )
 
@@ -35,7 +36,7 @@ func get(ctx context.Context, a http.RoundTripper, url string) (int, error) {
 func TestAStoredTokenOfAnotherServerIsNotUsed(t *testing.T) {
 	for _, age := range []time.Duration{0, 2 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			w, m := newWorld(), new(memory)
+			w, m := newWorld(), new(storetest.Memory)
 			if err := do(t.Context(), w.stored(m)); err != nil {
 				t.Fatal(err)
 			}
@@ -194,17 +195,17 @@ func TestALoginWhoseTokenIsNotStoredSucceeds(t *testing.T) {
 
 // A full Store can be read, but not written.
 type full struct {
-	memory
+	storetest.Memory
 	atomic.Bool
 }
 
-func (f *full) Load(ctx context.Context, key string) ([]byte, error) { return f.memory.Load(ctx, key) }
+func (f *full) Load(ctx context.Context, key string) ([]byte, error) { return f.Memory.Load(ctx, key) }
 
 func (f *full) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
 	if f.Bool.Load() {
 		return errors.New("the disk is full")
 	}
-	return f.memory.Update(ctx, key, fn)
+	return f.Memory.Update(ctx, key, fn)
 }
 
 func TestAServerThatIsNoURLIsAnErrorThatNamesTheField(t *testing.T) {

@@ -5,38 +5,18 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tokentripper/tokentripper/tokensource"
+	"github.com/tokentripper/tokentripper/tokensource/storetest"
 	"github.com/tokentripper/tokentripper/transport/mcpauth"
 )
 
-// A memory is a Store for one key.
-type memory struct {
-	lock  sync.Mutex // of the key
-	value atomic.Pointer[[]byte]
-}
-
-func (m *memory) Load(context.Context, string) ([]byte, error) {
-	if value := m.value.Load(); value != nil {
-		return *value, nil
-	}
-	return nil, nil
-}
-
-func (m *memory) Update(ctx context.Context, key string, fn func([]byte, func([]byte) error) error) error {
-	m.lock.Lock()
-	defer m.lock.Unlock()
-	value, _ := m.Load(ctx, key)
-	return fn(value, func(value []byte) error { m.value.Store(&value); return nil })
-}
-
 // stored returns an Auth whose login is in the Store.
-func (w *world) stored(m *memory) *mcpauth.Auth {
+func (w *world) stored(m *storetest.Memory) *mcpauth.Auth {
 	a := w.auth()
 	a.Cache = func(source tokensource.Source) *tokensource.Cache {
 		return &tokensource.Cache{Source: &tokensource.Stored{Source: source, Store: m, Key: "user"}}
@@ -45,7 +25,7 @@ func (w *world) stored(m *memory) *mcpauth.Auth {
 }
 
 func TestALoginOutlivesTheProcess(t *testing.T) {
-	w, m := newWorld(), new(memory)
+	w, m := newWorld(), new(storetest.Memory)
 	if err := do(t.Context(), w.stored(m)); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +69,7 @@ func TestWhatCameWithATokenIsKept(t *testing.T) {
 
 // The server's metadata are at no well-known place, so that only a challenge says where to log in.
 func TestALoginThatEndsInAnotherProcessBeginsAnew(t *testing.T) {
-	w, m := newWorld(), new(memory)
+	w, m := newWorld(), new(storetest.Memory)
 	if err := do(t.Context(), w.stored(m)); err != nil {
 		t.Fatal(err)
 	}
