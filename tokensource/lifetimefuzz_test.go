@@ -50,18 +50,21 @@ func readLifetime(token string, began time.Time) (life time.Duration, ok bool) {
 }
 
 // wholeSeconds is the second that a NumericDate of RFC 7519 section 2 lies in;
-// nil for what is no number. One with many digits, which floats do not have, or
-// far from now, is farther than readLifetime goes.
+// nil for what is no number. One with more digits than floats have, or than
+// nanoseconds that come from floats, or far from now, is farther than readLifetime goes.
 func wholeSeconds(data json.RawMessage) *big.Int {
 	text := string(bytes.TrimSpace(data))
 	f, err := strconv.ParseFloat(text, 64)
 	switch {
 	case err != nil && !errors.Is(err, strconv.ErrRange):
 		return nil
-	case len(text) > 14 || math.Abs(f) > 1e11 || math.Abs(f) < 1e-9:
+	case len(text) > 14 || math.Abs(f) > 1e11 || math.Abs(f) < 1e-8:
 		return big.NewInt(1e12)
 	}
 	n, _ := new(big.Rat).SetString(text)
+	if !new(big.Rat).Mul(n, big.NewRat(1e8, 1)).IsInt() {
+		return big.NewInt(1e12)
+	}
 	return new(big.Int).Div(n.Num(), n.Denom()) // rounds down
 }
 

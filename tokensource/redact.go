@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // public names the parameters that are not secret and that servers have good reason to
@@ -86,11 +87,19 @@ func (r redactor) refusal(e *EndpointError) {
 
 // error returns err itself if its text has no secret, which is nearly always so. But
 // net/http quotes a line of a reply that is not HTTP, and a Location that is not a URL.
+// What text unescapes to find a secret there stays on one line of a log.
 func (r redactor) error(err error) error {
-	if s := err.Error(); r.text(s) != s {
-		return errors.New(r.text(s))
+	s := err.Error()
+	bare := r.text(s)
+	if bare == s {
+		return err
 	}
-	return err
+	return errors.New(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, bare))
 }
 
 // text returns s without secrets. If an escape hides a secret, it returns s unescaped.

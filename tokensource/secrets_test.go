@@ -18,6 +18,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode"
 
 	"github.com/tokentripper/tokentripper/internal/lab/secrets"
 	"github.com/tokentripper/tokentripper/tokensource"
@@ -259,6 +260,19 @@ func TestASecretThatAnErrorWouldQuoteIsRedacted(t *testing.T) {
 	e.ClientSecret = odd
 	if _, err := e.Exchange(t.Context(), anyGrant); err == nil || !strings.Contains(err.Error(), "[redacted]") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("got %v, want an error without the secret", err)
+	}
+}
+
+// A line break is escaped beside the secret, so that both are unescaped.
+func TestAnErrorWithoutItsSecretStaysOnOneLine(t *testing.T) {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) }
+	for _, quoted := range []string{"%0Ahush%2dhush", "&#10;hush&#45;hush", "\x00hush%2dhush", "&#x2028;hush%2dhush"} {
+		e := endpointReply(302, http.Header{"Location": {"%zz" + quoted}}, "")
+		e.ClientSecret = "hush-hush"
+		_, err := e.Exchange(t.Context(), anyGrant)
+		if s := err.Error(); !strings.Contains(s, "[redacted]") || strings.Contains(s, "hush") || strings.ContainsFunc(s, odd) {
+			t.Errorf("%q: got %q, want one line without the secret", quoted, s)
+		}
 	}
 }
 

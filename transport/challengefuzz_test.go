@@ -54,7 +54,7 @@ func (g reading) challenges(line string) (all challenges, ok bool) {
 		if m[1] != "" {
 			all = append(all, transport.Challenge{Scheme: m[1], Token68: m[2], Params: g.params(m[3])})
 		}
-		rest = strings.TrimPrefix(strings.TrimLeft(m[4], " \t"), ",")
+		rest = strings.TrimLeft(m[4], " \t,")
 	}
 	return all, true
 }
@@ -66,7 +66,7 @@ func (g reading) params(list string) params {
 		if _, known := p[strings.ToLower(m[1])]; m[1] != "" && !known {
 			p[strings.ToLower(m[1])] = m[2] + quotedPair.ReplaceAllString(m[3], "$1")
 		}
-		list = strings.TrimLeft(strings.TrimPrefix(strings.TrimLeft(m[4], " \t"), ","), " \t")
+		list = strings.TrimLeft(m[4], " \t,")
 	}
 	if len(p) == 0 {
 		return nil

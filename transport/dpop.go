@@ -219,17 +219,19 @@ func refusal(req *http.Request, resp *http.Response, sent string) string {
 
 // proofError returns the error with which the response refuses the proof, if any. An
 // API sends it in a challenge with 401 (section 9) or, for some, with 400; an
-// authorization server sends it in the body (section 8).
-func proofError(req *http.Request, resp *http.Response) string {
+// authorization server sends it in the body (section 8), which does not count beside
+// such a challenge. Of several challenges, the one that demands a nonce counts: what
+// follows it is another proof in any case.
+func proofError(req *http.Request, resp *http.Response) (code string) {
 	for _, c := range Challenges(resp) {
-		if code := c.Params["error"]; strings.EqualFold(c.Scheme, "DPoP") && (code == useNonce || code == invalidProof) {
-			return code
+		if e := c.Params["error"]; strings.EqualFold(c.Scheme, "DPoP") && (e == useNonce || e == invalidProof) && code != useNonce {
+			code = e
 		}
 	}
-	if _, api := boundToken(req); !api && nonceOf(resp) != "" {
+	if _, api := boundToken(req); code == "" && !api && nonceOf(resp) != "" {
 		return errorCode(resp)
 	}
-	return ""
+	return code
 }
 
 // repeatable reports whether net/http and proxies may have sent the request twice, with

@@ -64,6 +64,22 @@ func TestADemandForANonceCostsOneResend(t *testing.T) {
 	}
 }
 
+func TestADemandForANonceCountsBesideARefusalOfTheProof(t *testing.T) {
+	for _, challenges := range []string{
+		`DPoP error="invalid_dpop_proof", DPoP error="use_dpop_nonce"`,
+		`DPoP error="use_dpop_nonce", DPoP error="invalid_dpop_proof"`,
+	} {
+		s := &nonceServer{answer: func(n int, _ *http.Request, resp *http.Response) {
+			if n == 1 {
+				resp.StatusCode = 401
+				resp.Header.Set("WWW-Authenticate", challenges)
+			}
+		}}
+		getsStatus(t, &transport.DPoP{Key: p256, Base: s}, postBody(t, "https://as.example/token", nil), 200)
+		s.wantSeen(t, "", "nonce-1")
+	}
+}
+
 // Sixteen of these have all of DPoP's budget.
 func TestTheBudgetOfAResendComesBack(t *testing.T) {
 	demanding := &nonceServer{}

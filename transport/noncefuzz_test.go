@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,23 +138,39 @@ func postWhole(t *testing.T, d *transport.DPoP, server *demanding, api bool) {
 }
 
 // demands reports whether the answers may and must cause a second attempt. Of a
-// refusal in a body, that is decided by what has no odd spelling.
+// refusal in a body, that is decided by an error that is there once, in the spelling
+// of RFC 6749. It does not count beside a challenge that refuses the proof.
 func (s *demanding) demands(nonce string, api bool) (may, must bool) {
 	if nonce == "" || s.status != http.StatusBadRequest && s.status != http.StatusUnauthorized {
 		return false, false
 	}
 	for _, c := range challenged(s.header.Get("Www-Authenticate")) {
-		if strings.EqualFold(c.Scheme, "DPoP") && c.Params["error"] == "use_dpop_nonce" {
-			return true, true
+		if strings.EqualFold(c.Scheme, "DPoP") {
+			may, api = may || c.Params["error"] == "use_dpop_nonce", api || c.Params["error"] == "invalid_dpop_proof"
 		}
 	}
-	if api {
-		return false, false
+	if may || api {
+		return may, may
 	}
-	var refusal map[string]any
-	json.Unmarshal([]byte(s.body), &refusal)
-	for _, value := range refusal {
-		may = may || value == "use_dpop_nonce"
+	names, values := errorsIn(s.body)
+	may = slices.Contains(values, any("use_dpop_nonce"))
+	return may, may && slices.Equal(names, []string{"error"}) && len(s.body) <= 64*kib && s.header.Get("Content-Type") == "application/json"
+}
+
+// errorsIn lists the members of a JSON object that are named error in any case, also
+// if there are several.
+func errorsIn(body string) (names []string, values []any) {
+	d := json.NewDecoder(strings.NewReader(body))
+	if begin, _ := d.Token(); begin != json.Delim('{') || !json.Valid([]byte(body)) {
+		return nil, nil
 	}
-	return may, may && len(refusal) == 1 && refusal["error"] != nil && s.header.Get("Content-Type") == "application/json"
+	for d.More() {
+		name, _ := d.Token()
+		var value any
+		d.Decode(&value) // the zero value for a number that no float has
+		if name := name.(string); strings.EqualFold(name, "error") {
+			names, values = append(names, name), append(values, value)
+		}
+	}
+	return names, values
 }

@@ -2,6 +2,7 @@ package origin_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net"
 	"net/http"
@@ -48,11 +49,19 @@ func small(s string) string {
 	return string(b)
 }
 
+// encoded are bytes of a name beyond ASCII as a URL may have them (RFC 3986 section
+// 3.2.2): of a host, net/url decodes these alone.
+var encoded = regexp.MustCompile(`%[89a-f][0-9a-f]`)
+
 // place is where a URL leads: scheme, host and port, read without net/url and by
 // the appendix's expression.
 func place(s string) [3]string {
 	m := components.FindStringSubmatch(s)
 	scheme, host := small(m[2]), small(m[4][strings.LastIndex(m[4], "@")+1:])
+	host = encoded.ReplaceAllStringFunc(host, func(s string) string {
+		b, _ := hex.DecodeString(s[1:])
+		return string(b)
+	})
 	number := map[string]string{"http": "80", "https": "443"}[scheme]
 	if p := port.FindStringSubmatch(host); p != nil {
 		host = strings.TrimSuffix(host, p[0])

@@ -38,11 +38,9 @@ func isScheme(s string) bool {
 
 // isHost reports whether s is a name or an address, with or without a port.
 func isHost(s string) bool {
-	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
-		if strings.Trim(s[i+1:], "0123456789") != "" {
-			return false
-		}
-		s = s[:i]
+	s, port := cutPort(s)
+	if strings.Trim(port, ":0123456789") != "" {
+		return false
 	}
 	if in, ok := strings.CutPrefix(s, "["); ok {
 		in, ok = strings.CutSuffix(in, "]")
@@ -54,14 +52,22 @@ func isHost(s string) bool {
 	})
 }
 
+// cutPort splits a host before the colon of its port, if it has one.
+func cutPort(host string) (name, port string) {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		return host[:i], host[i:]
+	}
+	return host, ""
+}
+
+// normal leaves a host with two ports as it is: net/http takes the first one for a part
+// of the name.
 func normal(scheme, host string) Origin {
 	scheme, host = lower(scheme), lower(host)
-	host = strings.TrimSuffix(host, ":")
-	switch scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
+	name, port := cutPort(host)
+	_, another := cutPort(name)
+	if another == "" && (port == ":" || port == ":443" && scheme == "https" || port == ":80" && scheme == "http") {
+		host = name
 	}
 	return Origin{scheme, host}
 }

@@ -59,6 +59,18 @@ func TestSchemeHostAndPortMatter(t *testing.T) {
 	}
 }
 
+// url.Parse refuses most of them, but a program may make such a URL without it.
+func TestAHostWithTwoPortsIsTheOriginOfNoOther(t *testing.T) {
+	for _, scheme := range []string{"https", "http", "ftp"} {
+		for _, pair := range [][2]string{{"a", "a:443:"}, {"a", "a:80:80"}, {"a:80", "a:80:"}, {"a:80", "a:80:443"}, {"[::1]:8080", "[::1]:8080:80"}} {
+			one, other := &url.URL{Scheme: scheme, Host: pair[0]}, &url.URL{Scheme: scheme, Host: pair[1]}
+			if got := origin.Of(one); got == origin.Of(other) {
+				t.Errorf("%v and %v are both %v; net/http dials %q and %q", one, other, got, dialled(one), dialled(other))
+			}
+		}
+	}
+}
+
 // Each code point stands once where an i, an s or a k could stand, the letters to
 // which the case folding of Unicode leads from outside of ASCII, and all others.
 func TestHostsOfOneOriginAreDialledAsOneName(t *testing.T) {

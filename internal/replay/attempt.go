@@ -182,6 +182,7 @@ func (a *attempt) arrived(p []byte, n int, err error) (int, error) {
 		return 0, a.cut()
 	case b.live != a: // cut off meanwhile: it is the next attempt's
 		b.keep(p, true)
+		b.trim() // the next one may be closed already
 		return 0, a.cut()
 	case b.held: // Hold has promised that nothing is dropped
 		b.keep(p, true)

@@ -154,19 +154,27 @@ func TestTheBudgetComesBackWhenNoOtherAttemptIsPossible(t *testing.T) {
 	}
 }
 
-func TestWhatIsReadAfterTheBodyWasGivenUpIsNotKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		src := &waiting{begin: make(chan struct{}), end: make(chan struct{})}
-		req := request(src)
-		var budget replay.Budget
-		b := replay.New(req, roomy, &budget)
-		first := readAsync(b.First(req))
-		synctest.Wait()
-		b.Close()
-		close(src.begin)
-		want(t, "Read", now(first), "!"+replay.ErrCut.Error())
-		want(t, "budget", budget.Used(), int64(0))
-	})
+func TestWhatIsReadWhenNoAttemptReadsAnyMoreIsNotKept(t *testing.T) {
+	for name, end := range map[string]func(*replay.Body, *http.Request){
+		"given up": func(b *replay.Body, _ *http.Request) { b.Close() },
+		"the second attempt is closed": func(b *replay.Body, req *http.Request) {
+			b.Hold(req)
+			mustNext(t, b, req).Body.Close()
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			src := &waiting{begin: make(chan struct{}), end: make(chan struct{})}
+			req := request(src)
+			var budget replay.Budget
+			b := replay.New(req, roomy, &budget)
+			first := readAsync(b.First(req))
+			synctest.Wait()
+			end(b, req)
+			close(src.begin)
+			want(t, name+": Read", now(first), "!"+replay.ErrCut.Error())
+			want(t, name+": budget", budget.Used(), int64(0))
+		})
+	}
 }
 
 func TestRecordingAfterDoneTakesNoMoreOfTheBudget(t *testing.T) {

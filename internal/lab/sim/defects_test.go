@@ -206,7 +206,7 @@ var defects = []defect{
 		d.nonces.learn(req, resp, known, nonce)
 		nonce = d.nonces.of(req)`}},
 	{"an API demands a nonce by 401 alone", "transport/dpop.go", []string{
-		`strings.EqualFold(c.Scheme, "DPoP") && (code`, `resp.StatusCode == 401 && strings.EqualFold(c.Scheme, "DPoP") && (code`}},
+		`strings.EqualFold(c.Scheme, "DPoP") && (e`, `resp.StatusCode == 401 && strings.EqualFold(c.Scheme, "DPoP") && (e`}},
 	{"a refused response is not closed", "transport/attempt.go", []string{
 		`			resp.Body.Close()
 `, `			_ = resp
