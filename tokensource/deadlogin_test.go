@@ -95,10 +95,13 @@ func TestInvalidGrantBesideAnAssertionIsNotFinalWithoutADate(t *testing.T) {
 	}
 }
 
-// A vault is a login of the user's that keeps its refresh token to itself.
-type vault struct{ tokensource.Func }
+// A vault is a login of the user's that keeps its refresh token, if it has one, to itself.
+type vault struct {
+	tokensource.Func
+	spends bool
+}
 
-func (vault) Spends() bool { return true }
+func (v vault) Spends() bool { return v.spends }
 
 func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	calls := 0
@@ -109,7 +112,7 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	for _, c := range []struct {
 		source tokensource.Source
 		want   int
-	}{{ask, 2}, {vault{ask}, 0}} {
+	}{{ask, 2}, {vault{ask, false}, 2}, {vault{ask, true}, 0}} {
 		calls = 0
 		s := &tokensource.Stored{Source: c.source, Store: awayStore{}, Key: "k", Unshared: true}
 		s.Token(t.Context(), nil)

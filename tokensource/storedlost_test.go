@@ -195,6 +195,15 @@ func TestALookAsksTheSourceForNothing(t *testing.T) {
 	})
 }
 
+func TestALookTakesNoLockIfNothingIsToBeSaved(t *testing.T) {
+	store := new(watchedStore)
+	s := newProcess(store, new(family)).stored
+	s.Token(t.Context(), nil)
+	if err := s.Look(t.Context()); err != nil || len(store.results) != 1 {
+		t.Errorf("got error %v, and the lock was taken %d times, want once, for the token", err, len(store.results))
+	}
+}
+
 // A process that lags behind takes no part in the doubt by what it does itself.
 func TestInTheDoubtNoRefreshTokenIsSpentWhateverElseIsSaved(t *testing.T) {
 	for name, does := range map[string]func(t *testing.T, older process, old *Token){
