@@ -311,6 +311,19 @@ func TestARefreshTokenMakesNoRoomInAnOutage(t *testing.T) {
 	})
 }
 
+func TestAKeyWhoseCallersHaveWaitedForNewMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			time.Sleep(time.Second)
+			return tokensource.Static(&Token{AccessToken: name})
+		})
+		k.MaxKeys = 1
+		all(2, func(int) error { return second(k.Token(tenant(t.Context(), "a"), nil)) })
+		got, err := k.Token(tenant(t.Context(), "b"), nil)
+		wantToken(t, got, err, "b")
+	})
+}
+
 // Its caller has left, and the Source is told all the same.
 func TestAKeyWhoseSourceIsYetToBeToldMakesNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
