@@ -80,6 +80,9 @@ func TestInvalidGrantBesideAnAssertionOrAProofIsFinalTheSecondTime(t *testing.T)
 		if errors.Is(err, tokensource.ErrReauthenticate) != c.dead || len(*sent) != c.sent {
 			t.Errorf("%s: got %v after %d requests, want ErrReauthenticate: %t, after %d", c.name, err, len(*sent), c.dead, c.sent)
 		}
+		if _, told := errors.AsType[*tokensource.EndpointError](err); err != nil && !told {
+			t.Errorf("%s: got %v, want the reply", c.name, err)
+		}
 		if len(*sent) == 2 && c.source != nil && (*sent)[0] == (*sent)[1] {
 			t.Errorf("%s: the same assertion was sent twice", c.name)
 		}
@@ -166,6 +169,7 @@ func TestTheEndOfALifeIsReadHoweverItIsTold(t *testing.T) {
 			fmt.Sprintf(`"expires_at":%d,"expires_in":7200`, at.Unix()):                time.Hour,
 			fmt.Sprintf(`"expires_at":%d,"expires_in":60`, now.Add(-time.Hour).Unix()): time.Minute,
 			`"expires_at":253402300799`:                                                absurd,
+			`"expires_at":500000000000`:                                                0, // milliseconds, which are past
 		} {
 			// A server whose clock is two hours ahead tells moments by that.
 			for _, skew := range []time.Duration{0, 2 * time.Hour} {
@@ -267,7 +271,7 @@ func TestWhatAHookCannotDoIsToldWithoutSecrets(t *testing.T) {
 		{502, `<html>`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 502: Endpoint.ReplyJSON: no such member", true},
 		{400, ``, func([]byte) ([]byte, error) { panic("called for an empty body") }, nil, "tokensource: the token endpoint answered 400", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, nil }, nil, "tokensource: the token endpoint answered 200: reply: empty", false},
-		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(`{"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
+		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(` {"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
 		{200, `{"x":1}`, nil, func(url.Values) any { return func() {} }, "tokensource: Endpoint.RequestJSON: its result cannot be encoded as JSON: a *json.UnsupportedTypeError", false},
 	} {
 		e := endpointReply(c.status, nil, c.body)
