@@ -117,7 +117,7 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 		want   int
 	}{{ask, 2}, {vault{ask, false}, 2}, {vault{ask, true}, 0}} {
 		calls = 0
-		s := &tokensource.Stored{Source: c.source, Store: awayStore{}, Key: "k", Unshared: true}
+		s := &tokensource.Stored{Source: c.source, Store: failingStore{errAway}, Key: "k", Unshared: true}
 		s.Token(t.Context(), nil)
 		s.Token(t.Context(), &Token{AccessToken: "a"})
 		if calls != c.want {
@@ -126,11 +126,11 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	}
 }
 
-type awayStore struct{}
+type failingStore struct{ err error }
 
-func (awayStore) Load(context.Context, string) ([]byte, error) { return nil, errors.New("away") }
-func (awayStore) Update(context.Context, string, func([]byte, func([]byte) error) error) error {
-	return errors.New("away")
+func (f failingStore) Load(context.Context, string) ([]byte, error) { return nil, f.err }
+func (f failingStore) Update(context.Context, string, func([]byte, func([]byte) error) error) error {
+	return f.err
 }
 
 func TestAGoodReplyIsNotLostForASideFieldOfAWrongType(t *testing.T) {

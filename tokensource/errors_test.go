@@ -52,6 +52,15 @@ func TestANilPointerForAnErrorIsAnErrorAndEndsNothing(t *testing.T) {
 	}
 }
 
+func TestANilPointerForAnErrorOfAStoreIsAnError(t *testing.T) {
+	for name, bad := range nilErrors() {
+		s := &tokensource.Stored{Source: numbered(0, 0), Store: failingStore{bad}, Key: "key"}
+		if got, err := s.Token(t.Context(), nil); !isStoreError(err, "load") || !strings.Contains(err.Error(), "got a nil pointer for an error") {
+			t.Errorf("%s: got %v and %v, want a StoreError that tells of a nil pointer", name, got, err)
+		}
+	}
+}
+
 func TestAPanicInOnRefreshIsLoggedAndEndsNothing(t *testing.T) {
 	var logged bytes.Buffer
 	defer log.SetOutput(log.Writer())
