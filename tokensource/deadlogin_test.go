@@ -136,7 +136,7 @@ func (f failingStore) Update(context.Context, string, func([]byte, func([]byte) 
 func TestAGoodReplyIsNotLostForASideFieldOfAWrongType(t *testing.T) {
 	for _, side := range []string{
 		`"error":false`, `"error":null`, `"error":""`, `"error":0`, `"error":{}`, `"error_description":1`, `"error_uri":["x"]`, `"token_type":[1]`,
-		`"scope":1`, `"scope":[1]`, `"expires_in":{}`, `"expires_at":[]`, `"expires_at":"soon"`, `"refresh_in":true`,
+		`"scope":1`, `"scope":[1]`, `"expires_in":{}`, `"expires_at":[]`, `"expires_at":"soon"`, `"expires_at":"NaN"`, `"refresh_in":true`,
 	} {
 		got, err := endpointReply(200, nil, `{"access_token":"a","refresh_token":"next",`+side+`}`).Exchange(t.Context(), anyGrant)
 		if err != nil || got.AccessToken != "a" || got.RefreshToken != "next" || !got.Expiry.IsZero() || got.Scope != "" || got.Extra != nil {

@@ -196,8 +196,8 @@ func TestALookAsksTheSourceForNothing(t *testing.T) {
 			t.Errorf("%d exchanges, want 1", got)
 		}
 		p.stored.Key = ""
-		if err := p.stored.Look(t.Context()); err == nil {
-			t.Error("without a key: got no error")
+		if err := p.stored.Look(t.Context()); err == nil || !strings.Contains(err.Error(), "Stored.Key") {
+			t.Errorf("without a key: got %v, want an error that names the field", err)
 		}
 	})
 }
