@@ -52,6 +52,24 @@ func TestAWrongLocalClockIsToldWhenAnAssertionIsRefused(t *testing.T) {
 	}
 }
 
+func TestAWrongLocalClockIsToldInsteadOfAMissingCode(t *testing.T) {
+	for _, c := range []struct {
+		skew       time.Duration
+		body, want string
+	}{
+		{time.Hour, `{}`, ": the local clock is 1h0m0s behind the server's"},
+		{0, `{}`, ": reply: no error code"},
+		{time.Hour, `<html>`, ": reply: markup, neither JSON nor a form"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e := dated(c.skew, 400, c.body)
+			e.ClientAssertion = once()
+			tok, err := e.Exchange(t.Context(), anyGrant)
+			wantEndpointError(t, tok, err, "tokensource: the token endpoint answered 400"+c.want)
+		})
+	}
+}
+
 func TestTheClockIsNotBlamedWithoutAnAssertionOrADate(t *testing.T) {
 	e := dated(time.Hour, 400, `{"error":"invalid_client"}`)
 	tok, err := (&tokensource.ClientCredentials{Endpoint: e}).Token(t.Context(), nil)

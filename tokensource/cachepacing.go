@@ -102,7 +102,7 @@ func (c *Cache) fail(err error, began, now time.Time) {
 		return
 	}
 	most := longestDemand
-	if _, keeps := c.Source.(keeper); keeps && needsLogin(err) { // the login may take place in another process
+	if needsLogin(err) { // the login may take place in another process
 		most = nextLook(now).Sub(now)
 	}
 	c.rest(err, demanded(err), most, began, now)

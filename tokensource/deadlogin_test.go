@@ -80,6 +80,9 @@ func TestInvalidGrantBesideAnAssertionOrAProofIsFinalTheSecondTime(t *testing.T)
 		if errors.Is(err, tokensource.ErrReauthenticate) != c.dead || len(*sent) != c.sent {
 			t.Errorf("%s: got %v after %d requests, want ErrReauthenticate: %t, after %d", c.name, err, len(*sent), c.dead, c.sent)
 		}
+		if _, told := errors.AsType[*tokensource.EndpointError](err); err != nil && !told {
+			t.Errorf("%s: got %v, want the reply", c.name, err)
+		}
 		if len(*sent) == 2 && c.source != nil && (*sent)[0] == (*sent)[1] {
 			t.Errorf("%s: the same assertion was sent twice", c.name)
 		}
@@ -95,10 +98,13 @@ func TestInvalidGrantBesideAnAssertionIsNotFinalWithoutADate(t *testing.T) {
 	}
 }
 
-// A vault is a login of the user's that keeps its refresh token to itself.
-type vault struct{ tokensource.Func }
+// A vault is a login of the user's that keeps its refresh token, if it has one, to itself.
+type vault struct {
+	tokensource.Func
+	spends bool
+}
 
-func (vault) Spends() bool { return true }
+func (v vault) Spends() bool { return v.spends }
 
 func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	calls := 0
@@ -109,9 +115,9 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	for _, c := range []struct {
 		source tokensource.Source
 		want   int
-	}{{ask, 2}, {vault{ask}, 0}} {
+	}{{ask, 2}, {vault{ask, false}, 2}, {vault{ask, true}, 0}} {
 		calls = 0
-		s := &tokensource.Stored{Source: c.source, Store: awayStore{}, Key: "k", Unshared: true}
+		s := &tokensource.Stored{Source: c.source, Store: failingStore{errAway}, Key: "k", Unshared: true}
 		s.Token(t.Context(), nil)
 		s.Token(t.Context(), &Token{AccessToken: "a"})
 		if calls != c.want {
@@ -120,17 +126,17 @@ func TestASourceThatSpendsIsNotAskedWithoutTheLock(t *testing.T) {
 	}
 }
 
-type awayStore struct{}
+type failingStore struct{ err error }
 
-func (awayStore) Load(context.Context, string) ([]byte, error) { return nil, errors.New("away") }
-func (awayStore) Update(context.Context, string, func([]byte, func([]byte) error) error) error {
-	return errors.New("away")
+func (f failingStore) Load(context.Context, string) ([]byte, error) { return nil, f.err }
+func (f failingStore) Update(context.Context, string, func([]byte, func([]byte) error) error) error {
+	return f.err
 }
 
 func TestAGoodReplyIsNotLostForASideFieldOfAWrongType(t *testing.T) {
 	for _, side := range []string{
 		`"error":false`, `"error":null`, `"error":""`, `"error":0`, `"error":{}`, `"error_description":1`, `"error_uri":["x"]`, `"token_type":[1]`,
-		`"scope":1`, `"scope":[1]`, `"expires_in":{}`, `"expires_at":[]`, `"expires_at":"soon"`, `"refresh_in":true`,
+		`"scope":1`, `"scope":[1]`, `"expires_in":{}`, `"expires_at":[]`, `"expires_at":"soon"`, `"expires_at":"NaN"`, `"refresh_in":true`,
 	} {
 		got, err := endpointReply(200, nil, `{"access_token":"a","refresh_token":"next",`+side+`}`).Exchange(t.Context(), anyGrant)
 		if err != nil || got.AccessToken != "a" || got.RefreshToken != "next" || !got.Expiry.IsZero() || got.Scope != "" || got.Extra != nil {
@@ -163,6 +169,7 @@ func TestTheEndOfALifeIsReadHoweverItIsTold(t *testing.T) {
 			fmt.Sprintf(`"expires_at":%d,"expires_in":7200`, at.Unix()):                time.Hour,
 			fmt.Sprintf(`"expires_at":%d,"expires_in":60`, now.Add(-time.Hour).Unix()): time.Minute,
 			`"expires_at":253402300799`:                                                absurd,
+			`"expires_at":500000000000`:                                                0, // milliseconds, which are past
 		} {
 			// A server whose clock is two hours ahead tells moments by that.
 			for _, skew := range []time.Duration{0, 2 * time.Hour} {
@@ -264,7 +271,7 @@ func TestWhatAHookCannotDoIsToldWithoutSecrets(t *testing.T) {
 		{502, `<html>`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 502: Endpoint.ReplyJSON: no such member", true},
 		{400, ``, func([]byte) ([]byte, error) { panic("called for an empty body") }, nil, "tokensource: the token endpoint answered 400", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, nil }, nil, "tokensource: the token endpoint answered 200: reply: empty", false},
-		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(`{"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
+		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(` {"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
 		{200, `{"x":1}`, nil, func(url.Values) any { return func() {} }, "tokensource: Endpoint.RequestJSON: its result cannot be encoded as JSON: a *json.UnsupportedTypeError", false},
 	} {
 		e := endpointReply(c.status, nil, c.body)

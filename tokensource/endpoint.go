@@ -284,11 +284,7 @@ func (e Endpoint) fingerprint(grant string, scopes []string) []string {
 
 // String returns the URL's host and the client's id, without a secret.
 func (e Endpoint) String() string {
-	host := ""
-	if u, err := url.Parse(e.name()); err == nil {
-		host = u.Host
-	}
-	return fmt.Sprintf("token endpoint at %q, client %q", host, e.ClientID)
+	return fmt.Sprintf("token endpoint at %q, client %q", e.host(), e.ClientID)
 }
 
 // Format writes [Endpoint.String] for every verb.

@@ -142,6 +142,23 @@ func TestASecondBodyFailsIfNoOtherAssertionComes(t *testing.T) {
 	e.Exchange(t.Context(), anyGrant)
 }
 
+func TestASecondBodyFailsIfItsJSONCannotBeMade(t *testing.T) {
+	bodies := []any{"first", func() {}}
+	e := tokensource.Endpoint{URL: "https://login.example.com", ClientID: "app"}
+	e.RequestJSON = func(url.Values) any {
+		body := bodies[0]
+		bodies = bodies[1:]
+		return body
+	}
+	e.Client = &http.Client{Transport: endpointFunc(func(req *http.Request) (*http.Response, error) {
+		if body, err := req.GetBody(); body != nil || err == nil || !strings.Contains(err.Error(), "Endpoint.RequestJSON") {
+			t.Errorf("got %v and %v, want an error of RequestJSON", body, err)
+		}
+		return nil, errors.New("enough")
+	})}
+	e.Exchange(t.Context(), anyGrant)
+}
+
 func TestTheAssertionOfASecondBodyIsNotQuoted(t *testing.T) {
 	n := 0
 	e := tokensource.Endpoint{URL: "https://login.example.com", ClientID: "app"}
@@ -173,6 +190,7 @@ func TestALifetimeOfLessThanNothingIsOneThatNobodyKnows(t *testing.T) {
 func TestInvalidGrantNeedsALoginEvenIfTheRestOfTheReplyIsWrong(t *testing.T) {
 	for _, body := range []string{
 		`{"error":"invalid_grant"}`, `{"error":"invalid_grant","error_description":{}}`, `{"error":"invalid_grant","error_uri":1}`,
+		`{"error":"invalid_grant","access_token":1}`,
 	} {
 		for status, final := range map[int]bool{200: true, 400: true, 401: true, 403: true, 429: false, 500: false, 503: false} {
 			src := &tokensource.RefreshToken{
@@ -279,6 +297,10 @@ func TestAFormHasLifetimesAndTheURIOfAnError(t *testing.T) {
 		got, err := endpointReply(200, media, "access_token=a&expires_in=60&refresh_in=30").Exchange(t.Context(), anyGrant)
 		if err != nil || !got.Expiry.Equal(now.Add(time.Minute)) || !got.RefreshAt.Equal(now.Add(30*time.Second)) {
 			t.Errorf("got %#v and %v, want a minute, and 30s before a refresh", got, err)
+		}
+		got, err = endpointReply(200, media, fmt.Sprint("access_token=a&expires_at=", now.Add(time.Hour).Unix())).Exchange(t.Context(), anyGrant)
+		if err != nil || !got.Expiry.Equal(now.Add(time.Hour)) {
+			t.Errorf("got %#v and %v, want an hour", got, err)
 		}
 		_, err = endpointReply(400, media, "error=invalid_scope&error_uri=https%3A%2F%2Fexample.com").Exchange(t.Context(), anyGrant)
 		if e, _ := errors.AsType[*tokensource.EndpointError](err); e == nil || e.URI != "https://example.com" {

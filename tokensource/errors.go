@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,11 +41,7 @@ func sound(err error) (result error) {
 			result = fmt.Errorf("tokensource: got a nil pointer for an error, or one that wraps a nil pointer: %T", err)
 		}
 	}()
-	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
-		panic("a nil pointer")
-	}
-	_, _ = err.Error(), errors.Is(err, ErrReauthenticate) // visits all errors that it wraps
-	_, _ = errors.AsType[borrowed](err)
+	_, _ = err.Error(), needsLogin(err) // visits all errors that it wraps
 	return err
 }
 
@@ -109,12 +104,7 @@ func (e *EndpointError) Error() string {
 }
 
 // Unwrap returns Err.
-func (e *EndpointError) Unwrap() error {
-	if e == nil { // a Source has returned a nil pointer as an error
-		return nil
-	}
-	return e.Err
-}
+func (e *EndpointError) Unwrap() error { return e.Err }
 
 // Bounds of a server's words in an error text, in bytes.
 const (

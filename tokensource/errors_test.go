@@ -24,12 +24,14 @@ func nilErrors() map[string]error {
 		ofStore    *tokensource.StoreError
 	)
 	return map[string]error{
-		"*url.Error":           ofURL,
-		"*EndpointError":       ofEndpoint,
-		"*StoreError":          ofStore,
-		"wrapped *url.Error":   fmt.Errorf("wrapped: %w", error(ofURL)),
-		"wrapped *StoreError":  fmt.Errorf("wrapped: %w", error(ofStore)),
-		"joined to *url.Error": errors.Join(unavailable, ofURL),
+		"*url.Error":               ofURL,
+		"*EndpointError":           ofEndpoint,
+		"*StoreError":              ofStore,
+		"wrapped *url.Error":       fmt.Errorf("wrapped: %w", error(ofURL)),
+		"wrapped *StoreError":      fmt.Errorf("wrapped: %w", error(ofStore)),
+		"joined to *url.Error":     errors.Join(unavailable, ofURL),
+		"wrapped *EndpointError":   fmt.Errorf("wrapped: %w", error(ofEndpoint)),
+		"an error that wraps none": (*timeError)(nil),
 	}
 }
 
@@ -42,10 +44,19 @@ func TestANilPointerForAnErrorIsAnErrorAndEndsNothing(t *testing.T) {
 		} {
 			synctest.Test(t, func(t *testing.T) {
 				got, err := s.Token(t.Context(), nil)
-				if got != nil || err == nil || !strings.Contains(err.Error(), "nil pointer") {
+				if got != nil || err == nil || !strings.Contains(err.Error(), "got a nil pointer for an error") {
 					t.Errorf("%s of %s: got %v and %v, want an error that tells of a nil pointer", name, where, got, err)
 				}
 			})
+		}
+	}
+}
+
+func TestANilPointerForAnErrorOfAStoreIsAnError(t *testing.T) {
+	for name, bad := range nilErrors() {
+		s := &tokensource.Stored{Source: numbered(0, 0), Store: failingStore{bad}, Key: "key"}
+		if got, err := s.Token(t.Context(), nil); !isStoreError(err, "load") || !strings.Contains(err.Error(), "got a nil pointer for an error") {
+			t.Errorf("%s: got %v and %v, want a StoreError that tells of a nil pointer", name, got, err)
 		}
 	}
 }

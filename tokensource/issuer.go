@@ -72,11 +72,11 @@ func (e Endpoint) discovered(ctx context.Context) (Endpoint, error) {
 		return e, nil
 	}
 	if e.URL != "" {
-		return e, errors.New("tokensource: Endpoint.URL and Endpoint.Issuer exclude each other")
+		return Endpoint{}, errors.New("tokensource: Endpoint.URL and Endpoint.Issuer exclude each other")
 	}
 	m, err := e.Issuer.metadata(ctx, e)
 	if err != nil {
-		return e, borrowed{fmt.Errorf("tokensource: Endpoint.Issuer: %w", err)}
+		return Endpoint{}, borrowed{fmt.Errorf("tokensource: Endpoint.Issuer: %w", err)}
 	}
 	e.URL = m.TokenEndpoint
 	if slices.Contains(m.Methods, "client_secret_post") && !slices.Contains(m.Methods, "client_secret_basic") {
@@ -90,7 +90,7 @@ func (i *Issuer) metadata(ctx context.Context, e Endpoint) (*metadata, error) {
 	i.mu.Lock()
 	known, fresh := i.known, time.Now().Before(i.until)
 	i.mu.Unlock()
-	if fresh && known != nil {
+	if fresh {
 		return known, nil
 	}
 	fetched := i.flight.DoChan("", func() (any, error) {
@@ -152,10 +152,10 @@ func (i *Issuer) fetch(ctx context.Context, e Endpoint) (*metadata, error) {
 	}
 	for _, at := range places(u) {
 		m := new(metadata)
-		switch found, err := e.get(ctx, at, m); {
+		switch err := e.get(ctx, at, m); {
+		case err == errNoMetadata:
 		case err != nil:
 			return nil, err
-		case !found:
 		case m.Issuer != issuer:
 			return nil, fmt.Errorf("the metadata are of the issuer %s, not of %s", printable(m.Issuer, maxWord), issuer)
 		case m.TokenEndpoint == "":
@@ -177,13 +177,10 @@ func (i *Issuer) ofResource(ctx context.Context, e Endpoint) (string, error) {
 		Resource string   `json:"resource"`
 		Servers  []string `json:"authorization_servers"`
 	}
-	found, err := e.get(ctx, i.Resource, &m)
-	if err != nil {
+	if err := e.get(ctx, i.Resource, &m); err != nil {
 		return "", err
 	}
 	switch resource, err := url.Parse(m.Resource); {
-	case !found:
-		return "", errors.New("the resource has no metadata")
 	case err != nil || origin.Of(resource) != origin.Of(at):
 		return "", fmt.Errorf("the metadata at %s are those of the resource %s", at.Host, printable(m.Resource, maxWord))
 	case len(m.Servers) == 0:
@@ -204,43 +201,45 @@ func parseIssuer(s string) (*url.URL, error) {
 // places returns the URLs where an issuer's metadata may be: before its path (RFC 8414
 // section 3.1), and after it as in OpenID Connect.
 func places(issuer *url.URL) []string {
-	root, path := issuer.Scheme+"://"+issuer.Host+"/.well-known/", strings.TrimSuffix(issuer.EscapedPath(), "/")
-	all := []string{root + "oauth-authorization-server" + path, root + "openid-configuration" + path}
-	if path != "" {
-		all = append(all, issuer.Scheme+"://"+issuer.Host+path+"/.well-known/openid-configuration")
-	}
-	return all
+	root, path := issuer.Scheme+"://"+issuer.Host, strings.TrimSuffix(issuer.EscapedPath(), "/")
+	return slices.Compact([]string{
+		root + "/.well-known/oauth-authorization-server" + path,
+		root + "/.well-known/openid-configuration" + path,
+		root + path + "/.well-known/openid-configuration",
+	})
 }
 
-// get reads JSON into v. It returns false if the server has nothing there.
-func (e Endpoint) get(ctx context.Context, at string, v any) (found bool, err error) {
+var errNoMetadata = errors.New("the resource has no metadata")
+
+// get reads JSON into v. It returns errNoMetadata if the server has nothing there.
+func (e Endpoint) get(ctx context.Context, at string, v any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return false, errors.New("the URL of the metadata is not a URL")
+		return errors.New("the URL of the metadata is not a URL")
 	}
 	if err := origin.CheckPrivate(e.client().Transport, req); err != nil && !e.AllowHTTP {
-		return false, fmt.Errorf("%w, and Endpoint.AllowHTTP is not set", err)
+		return fmt.Errorf("%w, and Endpoint.AllowHTTP is not set", err)
 	}
 	req.Header.Set("Accept", "application/json")
 	resp, err := e.client().Do(req)
 	if err != nil {
-		return false, fmt.Errorf("metadata: %w", bare(err))
+		return fmt.Errorf("metadata: %w", bare(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	switch {
 	case resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests:
-		return false, nil
+		return errNoMetadata
 	case resp.StatusCode != http.StatusOK:
-		return false, fmt.Errorf("%s answered %d for its metadata", req.URL.Host, resp.StatusCode)
+		return fmt.Errorf("%s answered %d for its metadata", req.URL.Host, resp.StatusCode)
 	case err != nil:
-		return false, fmt.Errorf("metadata: %w", err)
+		return fmt.Errorf("metadata: %w", err)
 	case len(body) > maxReply:
-		return false, fmt.Errorf("the metadata have more than %d bytes", maxReply)
+		return fmt.Errorf("the metadata have more than %d bytes", maxReply)
 	case json.Unmarshal(trim(body), v) != nil:
-		return false, errors.New("the metadata are not a JSON object of the right types")
+		return errors.New("the metadata are not a JSON object of the right types")
 	}
-	return true, nil
+	return nil
 }
 
 // name returns the identifier of e's server, which may not be discovered yet.
@@ -251,12 +250,17 @@ func (e Endpoint) name() string {
 	return cmp.Or(e.Issuer.URL, e.Issuer.Resource)
 }
 
+// host returns the host of name, or "" if that is not a URL.
+func (e Endpoint) host() string {
+	u, err := url.Parse(e.name())
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
 // Format writes the host of the metadata for every verb. It reads nothing that changes
 // concurrently.
 func (i *Issuer) Format(s fmt.State, verb rune) {
-	u, err := url.Parse(Endpoint{Issuer: i}.name())
-	if err != nil {
-		u = new(url.URL)
-	}
-	fmt.Fprintf(s, "issuer at %q", u.Host)
+	fmt.Fprintf(s, "issuer at %q", Endpoint{Issuer: i}.host())
 }

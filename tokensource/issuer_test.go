@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -22,11 +23,13 @@ import (
 	"github.com/tokentripper/tokentripper/transport"
 )
 
-// pages are what the web has, by URL. Requests are counted.
+// pages are what the web has, by URL. Requests are counted. After a page with a
+// negative status the connection breaks.
 type pages struct {
 	mu   sync.Mutex
 	all  map[string]func(*http.Request) (int, string)
 	asks map[string]int
+	open int // bodies that nobody has closed
 }
 
 func newPages() *pages {
@@ -54,14 +57,32 @@ func (p *pages) RoundTrip(req *http.Request) (*http.Response, error) {
 	page := p.all[at]
 	p.asks[at]++
 	p.mu.Unlock()
-	if page == nil {
+	if page == nil || req.Method == "GET" && req.Header.Get("Accept") != "application/json" {
 		return &http.Response{StatusCode: 404, Header: http.Header{}, Body: http.NoBody}, nil
 	}
-	status, body := page(req)
-	if status == 0 {
+	status, text := page(req)
+	body := &pageBody{strings.NewReader(text), p}
+	switch {
+	case status == 0:
 		return nil, errors.New("no route")
+	case status < 0:
+		status, body.Reader = -status, io.MultiReader(body.Reader, iotest.ErrReader(errors.New("cut off")))
 	}
-	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+	p.add(1)
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: body}, nil
+}
+
+type pageBody struct {
+	io.Reader
+	of *pages
+}
+
+func (b *pageBody) Close() error { b.of.add(-1); return nil }
+
+func (p *pages) add(open int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open += open
 }
 
 // client is a Source whose Endpoint is found by an Issuer.
@@ -112,14 +133,27 @@ func TestTheIssuerOfAnAPIIsFoundByItsResourceMetadata(t *testing.T) {
 		{`{"resource":"https://api.example/mcp","authorization_servers":["http://as.example"]}`, "AllowHTTP"},
 		{`{"resource":"https://api.example/mcp","authorization_servers":["as.example"]}`, "not an absolute URL"},
 		{`{"resource":7}`, "not a JSON object"},
+		{`{"resource":"https://api.example:x/mcp","authorization_servers":["https://as.example"]}`, "are those of the resource"},
+		{"", "the resource has no metadata"},
 	} {
 		p := newPages()
-		p.set(at, 200, c.body)
+		if c.body != "" {
+			p.set(at, 200, c.body)
+		}
 		p.set("https://as.example/.well-known/oauth-authorization-server", 200, metadataOf("https://as.example", "https://as.example/token"))
 		p.set("https://as.example/token", 200, granted)
 		_, err := p.client(&tokensource.Issuer{Resource: at}).Token(t.Context(), nil)
 		if c.wrong == "" && err != nil || c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)) {
 			t.Errorf("%s: got %v, want %q", c.body, err, c.wrong)
+		}
+	}
+}
+
+func TestAResourceThatIsNoAbsoluteURLWithoutUserIsAnError(t *testing.T) {
+	for _, resource := range []string{"", "https://api.example:x/", "api.example", "https://user:hush@api.example/"} {
+		_, err := newPages().client(&tokensource.Issuer{Resource: resource}).Token(t.Context(), nil)
+		if err == nil || !strings.Contains(err.Error(), "neither Issuer.URL nor Issuer.Resource") {
+			t.Errorf("%s: got %v, want an error that names the fields", resource, err)
 		}
 	}
 }
@@ -144,13 +178,17 @@ func TestAnIssuerThatCannotBeTrustedGetsNoSecret(t *testing.T) {
 		{issuer, 503, ``, "answered 503"},
 		{issuer, 429, ``, "answered 429"},
 		{issuer, 0, ``, "no route"},
+		{issuer, 400, ``, "has no metadata"},
 		{issuer, 404, ``, "has no metadata"},
+		{issuer, 500, ``, "answered 500"},
+		{issuer, -200, metadataOf(issuer, issuer+"/token"), "metadata: cut off"},
 		{"http://as.example", 200, ``, "AllowHTTP"},
 		{"https://user:hush@as.example", 200, ``, "without user"},
 		{"https://as.example?x=1", 200, ``, "without user, query"},
 		{"https://as.example#x", 200, ``, "without user, query and fragment"},
 		{"as.example", 200, ``, "not an absolute URL"},
-		{"", 200, ``, "neither Issuer.URL nor Issuer.Resource"},
+		{"https://as.example:x", 200, ``, "not an absolute URL"},
+		{"//as.example", 200, ``, "is not a URL"},
 	} {
 		p := newPages()
 		p.set(at, c.status, c.body)
@@ -161,6 +199,40 @@ func TestAnIssuerThatCannotBeTrustedGetsNoSecret(t *testing.T) {
 		}
 		if p.asked("https://as.example/token")+p.asked("http://as.example/token") > 0 {
 			t.Errorf("%s, %.80s: the secret was sent", c.issuer, c.body)
+		}
+		if p.open != 0 {
+			t.Errorf("%s, %d %.80s: a body was not closed", c.issuer, c.status, c.body)
+		}
+	}
+}
+
+func TestAnIssuerMayUseHTTPIfItIsAllowed(t *testing.T) {
+	p := newPages()
+	p.set("http://as.example/.well-known/oauth-authorization-server", 200, metadataOf("http://as.example", "http://as.example/token"))
+	p.set("http://as.example/token", 200, granted)
+	source := p.client(&tokensource.Issuer{URL: "http://as.example"})
+	source.Endpoint.AllowHTTP = true
+	got, err := source.Token(t.Context(), nil)
+	wantToken(t, got, err, "a")
+}
+
+func TestMetadataMayHaveAMebibyte(t *testing.T) {
+	const issuer = "https://as.example"
+	p, text := newPages(), metadataOf(issuer, issuer+"/token")
+	p.set(issuer+"/.well-known/oauth-authorization-server", 200, text+strings.Repeat(" ", 1<<20-len(text)))
+	p.set(issuer+"/token", 200, granted)
+	got, err := p.client(&tokensource.Issuer{URL: issuer}).Token(t.Context(), nil)
+	wantToken(t, got, err, "a")
+}
+
+func TestAnIssuerShowsItsHost(t *testing.T) {
+	for want, i := range map[string]*tokensource.Issuer{
+		`issuer at "as.example"`:  {URL: "https://as.example/hush", Resource: "https://api.example"},
+		`issuer at "api.example"`: {Resource: "https://api.example/hush"},
+		`issuer at ""`:            {URL: "https://as.example:x"},
+	} {
+		if got := fmt.Sprint(i); got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	}
 }
@@ -258,12 +330,12 @@ func TestATokenEndpointThatIsGoneIsLookedForAgain(t *testing.T) {
 			p.set(issuer+"/old", status, "")
 			p.set(issuer+"/new", 200, granted)
 			p.set(at, 200, metadataOf(issuer, issuer+"/new"))
-			for range 50 {
+			for range 60 {
 				if _, err := source.Token(t.Context(), nil); err == nil {
 					t.Fatal("got a token, want an error: the endpoint is gone")
 				}
+				time.Sleep(time.Second)
 			}
-			time.Sleep(time.Minute)
 			if _, err := source.Token(t.Context(), nil); err != nil || p.asked(at) != 2 {
 				t.Errorf("%d: got %v, and the metadata were fetched %d times, want a token and 2", status, err, p.asked(at))
 			}

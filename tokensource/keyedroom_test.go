@@ -311,6 +311,36 @@ func TestARefreshTokenMakesNoRoomInAnOutage(t *testing.T) {
 	})
 }
 
+func TestAKeyMakesNoRoomWhileACallerIsOnItsWayToTheCache(t *testing.T) {
+	var calls atomic.Int32
+	k := byTenant(named(&calls))
+	k.MaxKeys = 1
+	asked, other := 0, error(nil)
+	k.Key = func(ctx context.Context) (string, error) {
+		if asked++; asked == 2 { // the Cache is there, and is not asked yet
+			_, other = k.Token(tenant(t.Context(), "b"), nil)
+		}
+		return tenantOf(ctx)
+	}
+	got, err := k.Token(tenant(t.Context(), "a"), nil)
+	if wantToken(t, got, err, "a-1"); other != tokensource.ErrKeysFull {
+		t.Errorf("another key: got %v, want ErrKeysFull", other)
+	}
+}
+
+func TestAKeyWhoseCallersHaveWaitedForNewMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := byTenant(func(name string) tokensource.Source {
+			time.Sleep(time.Second)
+			return tokensource.Static(&Token{AccessToken: name})
+		})
+		k.MaxKeys = 1
+		all(2, func(int) error { return second(k.Token(tenant(t.Context(), "a"), nil)) })
+		got, err := k.Token(tenant(t.Context(), "b"), nil)
+		wantToken(t, got, err, "b")
+	})
+}
+
 // Its caller has left, and the Source is told all the same.
 func TestAKeyWhoseSourceIsYetToBeToldMakesNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

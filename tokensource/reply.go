@@ -70,8 +70,8 @@ func (s seconds) life(now time.Time) time.Duration {
 	if float64(s) < maxLifetime.Seconds() {
 		return time.Duration(float64(s) * float64(time.Second))
 	}
-	if left := unix(float64(s)).Sub(now); left > 0 && left < maxLifetime {
-		return left
+	if left := unix(float64(s)).Sub(now); left > 0 {
+		return min(left, maxLifetime)
 	}
 	return maxLifetime
 }
@@ -89,11 +89,12 @@ type moment time.Time
 
 func (m *moment) UnmarshalJSON(data []byte) error {
 	word := strings.Trim(string(data), `" `)
-	if at, err := time.Parse(time.RFC3339, word); err == nil {
-		*m = moment(at)
-	} else if n, err := strconv.ParseFloat(word, 64); err == nil && n > 0 {
-		*m = moment(unix(n))
+	at, err := time.Parse(time.RFC3339, word)
+	if err != nil {
+		n, _ := strconv.ParseFloat(word, 64) // for what is no number, 1970, which is past
+		at = unix(n)
 	}
+	*m = moment(at)
 	return nil
 }
 
@@ -143,8 +144,8 @@ func (r reply) token(began, now time.Time) *Token {
 		Scope: string(r.Scope), Extra: r.others,
 	}
 	life := r.ExpiresIn.life(now)
-	if at := time.Time(r.ExpiresAt); !at.IsZero() && at.After(now) && (life == 0 || at.Sub(now) < life) {
-		life = min(at.Sub(now), maxLifetime)
+	if at := time.Time(r.ExpiresAt); at.After(now) {
+		life = min(cmp.Or(life, maxLifetime), at.Sub(now))
 	}
 	if life == 0 {
 		_, life = t.claimedLife(now)
@@ -163,27 +164,27 @@ func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 	body = trim(body)
 	if len(body) > 0 && e.ReplyJSON != nil {
 		if body, err = e.ReplyJSON(body); err != nil {
-			return r, fmt.Errorf("Endpoint.ReplyJSON: %w", err)
+			return reply{}, fmt.Errorf("Endpoint.ReplyJSON: %w", err)
 		}
-		body, contentType = trim(body), "application/json"
+		body = trim(body)
 	}
 	media, _, _ := mime.ParseMediaType(contentType)
 	switch {
 	case len(body) == 0:
-		return r, errors.New("reply: empty")
+		return reply{}, errors.New("reply: empty")
 	case body[0] == '<':
-		return r, errors.New("reply: markup, neither JSON nor a form")
+		return reply{}, errors.New("reply: markup, neither JSON nor a form")
 	case body[0] != '{' && (media == "application/x-www-form-urlencoded" || media == "text/plain"):
 		return parseForm(string(body))
 	case body[0] != '{':
-		return r, errors.New("reply: not a JSON object")
+		return reply{}, errors.New("reply: not a JSON object")
 	}
 	err = json.Unmarshal(body, &r)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return r, fmt.Errorf("reply: %s is of the wrong type", wrong.Field)
 	}
-	if err != nil || json.Unmarshal(body, &r.others) != nil {
-		return r, errors.New("reply: not valid JSON")
+	if json.Unmarshal(body, &r.others) != nil {
+		return reply{}, errors.New("reply: not valid JSON")
 	}
 	r.keepOthers()
 	return r, nil
@@ -214,7 +215,7 @@ func (r *reply) keepOthers() {
 func parseForm(body string) (r reply, err error) {
 	form, err := url.ParseQuery(body)
 	if err != nil {
-		return r, errors.New("reply: not a valid form")
+		return reply{}, errors.New("reply: not a valid form")
 	}
 	r.AccessToken, r.TokenType, r.RefreshToken = form.Get("access_token"), text(form.Get("token_type")), text(form.Get("refresh_token"))
 	r.Error, r.Description, r.URI = text(form.Get("error")), text(form.Get("error_description")), text(form.Get("error_uri"))

@@ -327,6 +327,20 @@ func TestMarshalOfNoTokenIsAnError(t *testing.T) {
 	}
 }
 
+func TestWhatJSONWouldChangeIsNotMarshalled(t *testing.T) {
+	for want, bad := range map[string]*Token{
+		"access_token, refresh_token or token_type": {AccessToken: "\xff"},
+		`Extra["\xff"]`: {Extra: map[string]json.RawMessage{"\xff": json.RawMessage("1")}},
+		`Extra["x"]`:    {Extra: map[string]json.RawMessage{"x": json.RawMessage("{")}},
+		"scope":         {Scope: "\xff"},
+	} {
+		bad.RefreshToken = "refresh"
+		if data, err := tokensource.Marshal(bad); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %s and %v, want an error that names %s", data, err, want)
+		}
+	}
+}
+
 func TestATokenThatCouldNotBeStoredAgainIsNotRead(t *testing.T) {
 	for _, field := range []string{"expiry", "refresh_at"} {
 		tok, err := tokensource.Unmarshal([]byte(`{"access_token":"a","` + field + `":"2026-10-01T00:00:00+24:00"}`))

@@ -193,10 +193,10 @@ func (s *Stored) Look(ctx context.Context) error {
 		return err
 	}
 	newest, err := s.load(ctx, key)
-	if err != nil || newest.Outcome == lineage.Saved {
-		return err
+	if newest.Outcome != lineage.Saved { // never after an error
+		err = s.flush(ctx, key, saveTime)
 	}
-	return s.flush(ctx, key, saveTime)
+	return err
 }
 
 // without answers while the Store is unavailable with error err.

@@ -70,6 +70,18 @@ func TestWhatAnotherProcessSavedBeforeTheLockIsNotExchanged(t *testing.T) {
 	})
 }
 
+func TestAfterALogoutThatWasSavedBeforeTheLockNothingIsExchanged(t *testing.T) {
+	store, server := new(watchedStore), new(family)
+	store.loaded = func() {
+		store.loaded = nil
+		newProcess(store, server).Forget(t.Context())
+	}
+	_, err := newProcess(store, server).Token(t.Context(), nil)
+	if !errors.Is(err, tokensource.ErrReauthenticate) || server.calls.Load() != 0 {
+		t.Errorf("got %v after %d exchanges, want ErrReauthenticate after none", err, server.calls.Load())
+	}
+}
+
 func TestAnExpiredTokenOfTheStoreIsExchangedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, server := new(storetest.Memory), &family{life: time.Minute}
@@ -90,12 +102,14 @@ func TestAStoreLearnsThatAnExchangeFailed(t *testing.T) {
 
 func TestATokenThatNoHeaderMayCarryIsNotSaved(t *testing.T) {
 	store := new(storetest.Memory)
-	p := newProcess(store, tokensource.Static(&Token{AccessToken: "a\nb"}))
-	if got, err := p.stored.Token(t.Context(), nil); got != nil || err == nil {
-		t.Errorf("got %v and %v, want an error", got, err)
-	}
-	if data, _ := store.Load(t.Context(), "key"); data != nil {
-		t.Errorf("the store has %s, want nothing", data)
+	for _, bad := range []*Token{{AccessToken: "a\nb"}, {RefreshToken: "alone"}} {
+		p := newProcess(store, tokensource.Static(bad))
+		if got, err := p.stored.Token(t.Context(), nil); got != nil || err == nil {
+			t.Errorf("got %v and %v, want an error", got, err)
+		}
+		if data, _ := store.Load(t.Context(), "key"); data != nil {
+			t.Errorf("the store has %s, want nothing", data)
+		}
 	}
 }
 

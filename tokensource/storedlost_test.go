@@ -69,10 +69,17 @@ func TestAProcessThatLagsBehindSpendsNoRefreshTokenWhereTheStoreWasEmptied(t *te
 
 func TestATokenWhoseLockWasLostIsSavedThoughNoRequestFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &evictedStore{first: func() {}}
+		store := new(evictedStore)
+		store.first = func() { // another process has the lock now
+			go store.Update(t.Context(), "key", func([]byte, func([]byte) error) error { time.Sleep(3 * time.Second); return nil })
+			synctest.Wait()
+		}
+		began := time.Now()
 		got, err := newProcess(store, new(family)).Token(t.Context(), nil)
-		wantToken(t, got, err, "access-1")
-		time.Sleep(time.Second)
+		if wantToken(t, got, err, "access-1"); time.Since(began) != 0 {
+			t.Errorf("the token came after %v, want at once", time.Since(began))
+		}
+		time.Sleep(5 * time.Second)
 		if v := value(t, store); v.Token.Access_Token != "access-1" {
 			t.Errorf("the store has %+v, want access-1", v)
 		}
@@ -189,10 +196,19 @@ func TestALookAsksTheSourceForNothing(t *testing.T) {
 			t.Errorf("%d exchanges, want 1", got)
 		}
 		p.stored.Key = ""
-		if err := p.stored.Look(t.Context()); err == nil {
-			t.Error("without a key: got no error")
+		if err := p.stored.Look(t.Context()); err == nil || !strings.Contains(err.Error(), "Stored.Key") {
+			t.Errorf("without a key: got %v, want an error that names the field", err)
 		}
 	})
+}
+
+func TestALookTakesNoLockIfNothingIsToBeSaved(t *testing.T) {
+	store := new(watchedStore)
+	s := newProcess(store, new(family)).stored
+	s.Token(t.Context(), nil)
+	if err := s.Look(t.Context()); err != nil || len(store.results) != 1 {
+		t.Errorf("got error %v, and the lock was taken %d times, want once, for the token", err, len(store.results))
+	}
 }
 
 // A process that lags behind takes no part in the doubt by what it does itself.
@@ -229,6 +245,24 @@ func TestInTheDoubtNoRefreshTokenIsSpentWhateverElseIsSaved(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestInTheDoubtATokenOfAnAnswerIsSavedOnlyWithARefreshTokenOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(new(storetest.Memory), new(family))
+		first, _ := p.Token(t.Context(), nil)
+		store := emptied(p)
+		p.stored.Look(t.Context()) // notices it
+		p.stored.Store = updateAway{store}
+		if err := p.stored.Replace(t.Context(), first, &Token{AccessToken: "dropped"}); err != nil {
+			t.Errorf("got %v, want no error: nothing is to be saved", err)
+		}
+		p.stored.Store = store
+		p.stored.Replace(t.Context(), first, &Token{AccessToken: "saved", RefreshToken: "own"})
+		if v := value(t, store); v.Token.Access_Token != "saved" {
+			t.Errorf("the store has %+v, want saved", v)
+		}
+	})
 }
 
 // An updateAway store can only be read.

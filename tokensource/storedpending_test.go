@@ -129,8 +129,10 @@ func TestALoadThatTheCallersContextEndsTellsNothingOfTheStore(t *testing.T) {
 		store.hang.Store(true)
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := s.Token(short, nil); err != context.DeadlineExceeded {
-			t.Errorf("got %v, want DeadlineExceeded", err)
+		for name, err := range map[string]error{"Token": second(s.Token(short, nil)), "Look": s.Look(short)} {
+			if err != context.DeadlineExceeded {
+				t.Errorf("%s: got %v, want DeadlineExceeded", name, err)
+			}
 		}
 		if s.Pending() {
 			t.Error("the login is pending again, want it saved")

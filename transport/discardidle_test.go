@@ -42,6 +42,14 @@ func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (c counting) CloseIdleConnections() { *c.closed++ }
 
+// peeked reads JSON in the response's body, and looks only at the status.
+func peeked(resp *http.Response) bool {
+	transport.PeekJSON(resp)
+	return transport.Unauthorized(resp)
+}
+
+var ofJSON = http.Header{"Content-Type": {"application/json"}}
+
 // The connection of a refused upload is not used again: if it may be idle, all that
 // are idle are closed. A stream of HTTP/2 ends a little later than its response.
 func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
@@ -59,7 +67,9 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 		"HTTP/2, a body":              {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, nil},
 		"HTTP/2, no body":             {2, 0, http.NoBody, 1, time.Millisecond, nil},
 		"HTTP/2, Close hangs":         {2, -1, hangingClose{}, 0, 50 * time.Millisecond, nil},
-		"HTTP/2, a body looked into":  {2, -1, io.NopCloser(strings.NewReader("x")), 1, 0, http.Header{"Content-Type": {"application/json"}}},
+		"HTTP/1.1, read to its end":   {1, -1, io.NopCloser(strings.NewReader("{")), 1, 0, ofJSON},
+		"HTTP/1.1, not to its end":    {1, -1, io.NopCloser(strings.NewReader("{}")), 0, 0, ofJSON},
+		"HTTP/2, not to its end":      {2, -1, io.NopCloser(strings.NewReader("{}")), 1, 0, ofJSON},
 		"HTTP/3, a body":              {3, -1, io.NopCloser(strings.NewReader("x")), 0, 0, nil},
 		"HTTP/3, no body":             {3, 0, http.NoBody, 0, 0, nil},
 	} {
@@ -72,8 +82,7 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 				}
 				return &http.Response{StatusCode: 401, ProtoMajor: c.major, ContentLength: int64(c.length), Body: c.body, Header: c.header}, nil
 			})}
-			auth := &transport.Auth{Source: oldThenNew, Base: base}
-			auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
+			auth := &transport.Auth{Source: oldThenNew, Base: base, Refused: peeked}
 			start := time.Now()
 			getsStatus(t, auth, postBody(t, "https://api.example", strings.NewReader(strings.Repeat("x", 64*kib))), 200)
 			if took, told := time.Since(start), base.told.Load(); told != c.closes || took != c.takes {
@@ -87,27 +96,32 @@ func TestARefusedUploadClosesIdleConnectionsIfItsOwnMayBeOne(t *testing.T) {
 // On a busy machine it may take long until the idle connections are closed.
 func TestTheSecondAttemptWaitsUntilIdleConnectionsAreClosed(t *testing.T) {
 	for slow, want := range map[time.Duration]time.Duration{300 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			base := slowToCloseIdle{counting{new(int)}, slow}
-			start := time.Now()
-			data, _ := noise(64 * kib)
-			getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base}, postBody(t, "https://api.example", data), 200)
-			if took := time.Since(start); took != want {
-				t.Errorf("%v until they are closed: waited %v, want %v", slow, took, want)
-			}
-			time.Sleep(time.Minute)
-		})
+		for _, body := range []io.ReadCloser{http.NoBody, io.NopCloser(strings.NewReader("{"))} {
+			synctest.Test(t, func(t *testing.T) {
+				base := slowToCloseIdle{counting{new(int)}, slow, body}
+				start := time.Now()
+				data, _ := noise(64 * kib)
+				getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base, Refused: peeked}, postBody(t, "https://api.example", data), 200)
+				if took := time.Since(start); took != want {
+					t.Errorf("%v until they are closed: waited %v, want %v", slow, took, want)
+				}
+				time.Sleep(time.Minute)
+			})
+		}
 	}
 }
 
 type slowToCloseIdle struct {
 	counting
 	takes time.Duration
+	body  io.ReadCloser // of the refusal
 }
 
 func (s slowToCloseIdle) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := s.counting.RoundTrip(req)
-	resp.Body = http.NoBody // as net/http has it
+	if resp.Header = ofJSON; resp.StatusCode == 401 {
+		resp.Body = s.body
+	}
 	return resp, err
 }
 
@@ -136,11 +150,9 @@ func TestASecondAttemptIsNotHeldUpByAReadOfTheCallersBody(t *testing.T) {
 			}()
 			synctest.Wait()
 			return &http.Response{StatusCode: 401, ProtoMajor: 2, ContentLength: -1, Body: closesAfter{strings.NewReader("{"), sent},
-				Header: http.Header{"Content-Type": {"application/json"}}}, nil
+				Header: ofJSON}, nil
 		})
-		auth := &transport.Auth{Source: oldThenNew, Base: base}
-		auth.Refused = func(resp *http.Response) bool { return transport.PeekJSON(resp) == nil && resp.StatusCode == 401 }
-		getsStatus(t, auth, postBody(t, "https://api.example", r), 200)
+		getsStatus(t, &transport.Auth{Source: oldThenNew, Base: base, Refused: peeked}, postBody(t, "https://api.example", r), 200)
 		if took != 50*time.Millisecond {
 			t.Errorf("the second attempt began after %v, want 50ms", took)
 		}

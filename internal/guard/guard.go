@@ -125,7 +125,7 @@ func (g *Guard) Tried() {
 // Untried notes that nothing is known of a token that a refusal caused. The next
 // request with it decides.
 func (g *Guard) Untried(token *tokensource.Token) {
-	g.enter(true)
+	g.mu.Lock()
 	defer g.mu.Unlock()
 	saw := g.seen[hashOf(token)]
 	saw.untried = true
