@@ -271,10 +271,11 @@ func TestWhatAHookCannotDoIsToldWithoutSecrets(t *testing.T) {
 		{502, `<html>`, func([]byte) ([]byte, error) { return nil, broken }, nil, "tokensource: the token endpoint answered 502: Endpoint.ReplyJSON: no such member", true},
 		{400, ``, func([]byte) ([]byte, error) { panic("called for an empty body") }, nil, "tokensource: the token endpoint answered 400", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return nil, nil }, nil, "tokensource: the token endpoint answered 200: reply: empty", false},
+		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(`access_token=at`), nil }, nil, "tokensource: the token endpoint answered 200: reply: not a JSON object", false},
 		{200, `{"x":1}`, func([]byte) ([]byte, error) { return []byte(` {"error":"gone"}`), nil }, nil, "tokensource: the token endpoint answered 200 gone", false},
 		{200, `{"x":1}`, nil, func(url.Values) any { return func() {} }, "tokensource: Endpoint.RequestJSON: its result cannot be encoded as JSON: a *json.UnsupportedTypeError", false},
 	} {
-		e := endpointReply(c.status, nil, c.body)
+		e := endpointReply(c.status, contentType("text/plain"), c.body)
 		e.ReplyJSON = c.reply
 		if c.request != nil {
 			e.RequestJSON = func(form url.Values) any { return c.request(form) }

@@ -166,7 +166,7 @@ func (e Endpoint) parse(contentType string, body []byte) (r reply, err error) {
 		if body, err = e.ReplyJSON(body); err != nil {
 			return reply{}, fmt.Errorf("Endpoint.ReplyJSON: %w", err)
 		}
-		body = trim(body)
+		body, contentType = trim(body), "application/json"
 	}
 	media, _, _ := mime.ParseMediaType(contentType)
 	switch {
