@@ -83,17 +83,14 @@ var key, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 func newClientOver(t *testing.T, base *http.Transport, stack string) *client {
 	c := &client{t: t, base: base}
 	c.base.DialContext = c.dial
-	counted := roundTripper(func(req *http.Request) (*http.Response, error) {
-		c.sent.Add(1)
-		return c.base.RoundTrip(req)
-	})
+	counted := counting{base, &c.sent}
 	auth := &transport.Auth{MaxBody: memory, MaxMemory: memory}
 	switch c.http.Transport = auth; stack {
 	case bare:
 		c.http.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
 			req = req.Clone(req.Context())
 			req.Header.Set("Authorization", "Bearer new")
-			return counted(req)
+			return counted.RoundTrip(req)
 		})
 	case alone:
 		auth.Source, auth.Base = c.source("Bearer"), counted
@@ -121,6 +118,18 @@ func (c *client) source(kind string) tokensource.Source {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// counting counts what its base gets, and passes CloseIdleConnections on: without that,
+// a refused connection may be used again.
+type counting struct {
+	*http.Transport
+	sent *atomic.Int32
+}
+
+func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
+	c.sent.Add(1)
+	return c.Transport.RoundTrip(req)
+}
 
 // dial connects with a small send buffer: Linux may take more than a whole
 // upload into a loopback connection before anyone reads.
