@@ -16,7 +16,7 @@ import (
 // A Refresh is the argument of [Cache.OnRefresh].
 type Refresh struct {
 	Cause    Cause
-	Duration time.Duration // from the moment when it was first needed to its end
+	Duration time.Duration // from the moment it was first needed to its end
 	Waiters  int           // callers that waited for it, including those that left early
 	Err      error         // nil if there is a new token
 }

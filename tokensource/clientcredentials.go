@@ -34,11 +34,12 @@ func (c ClientCredentials) String() string {
 	return "client credentials for the " + c.Endpoint.String()
 }
 
-// The Format method of Endpoint does not suffice, because fmt skips it on the way to a
-// field that does not fit the verb.
-
 // Format writes [ClientCredentials.String] for every verb.
-func (c ClientCredentials) Format(s fmt.State, verb rune) { io.WriteString(s, c.String()) }
+func (c ClientCredentials) Format(s fmt.State, verb rune) {
+	// The Format of Endpoint does not suffice: fmt skips it on the way to a field that
+	// does not fit the verb.
+	io.WriteString(s, c.String())
+}
 
 // MarshalText returns [ClientCredentials.String], so that JSON, XML and slog show no secret.
 func (c ClientCredentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }

@@ -64,8 +64,8 @@ func alone(whose string, call func() error) error {
 	return err
 }
 
-// An EndpointError is a refusal of a token endpoint, or a reply that is unusable. Of the
-// reply it holds nothing but its fields, without any secret that the request carried.
+// An EndpointError is a refusal of a token endpoint, or a reply that is unusable. It has
+// no other part of the reply than these fields, and no secret that the request carried.
 type EndpointError struct {
 	// StatusCode is the status of the reply.
 	StatusCode int
